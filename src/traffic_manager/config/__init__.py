@@ -1,0 +1,1 @@
+"""Settings: read and checked once, at start."""

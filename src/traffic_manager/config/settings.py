@@ -1,0 +1,333 @@
+"""All settings, from environment variables and `.env`: one frozen section per room.
+
+`load_settings` is called once, by `cli`, and reports every problem at once by variable name. Sections are
+passed to the parts that need them; nothing reads the environment later. Each field's description is what
+`docs/settings.md` and `.env.example` say; a test holds them together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode
+from pydantic_settings import SettingsConfigDict as ConfigDict
+
+from traffic_manager.errors import SettingsInvalid
+
+# Values that stand in examples, the specification's too: nobody's production runs on them.
+SAMPLE_SECRETS = frozenset(
+    {"your_password", "password", "changeme", "change-me", "secret", "postgres", "app_password"}
+)
+
+
+class Environment(StrEnum):
+    """Where this runs; see docs/settings.md for what it changes."""
+
+    DEVELOPMENT = "development"
+    STAGING = "staging"
+    PRODUCTION = "production"
+
+
+def _split(value: Any) -> Any:  # Any: whatever the source gave, pydantic checks it next
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class Section(BaseSettings):
+    """The settings of one room. The variable of a field is PREFIX + FIELD in capitals."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
+
+    @classmethod
+    def variable(cls, field_name: str) -> str:
+        """Return the environment variable of a field."""
+        return f"{cls.model_config.get('env_prefix', '')}{field_name}".upper()
+
+
+class AppSettings(Section):
+    """What belongs to no room."""
+
+    environment: Environment = Field(
+        Environment.DEVELOPMENT,
+        description="`development`, `staging` or `production`: sets the defaults below.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="The least severe log line that is written."
+    )
+    log_format: Literal["json", "console"] | None = Field(
+        None, description="`json` or `console`. Default: `console` in development, else `json`."
+    )
+    drain_seconds: Annotated[float, Field(ge=0, le=300)] | None = Field(
+        None,
+        description="How long to go on accepting requests after SIGTERM while not ready. "
+        "Default: 0 in development, else 5.",
+    )
+    mirror_max_routes: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
+        500_000,
+        description="Up to this many routes the whole table is held in memory. 0 holds none: Redis, then the "
+        "database answer.",
+    )
+    relay: Literal["embedded", "off"] = Field(
+        "embedded",
+        description="`embedded`: servers send events to Kafka; `off`: only `traffic-manager relay` does.",
+    )
+    url_schemes: Words = Field(
+        ("https", "http"), description="Schemes that a route's URL may have.", min_length=1
+    )
+    url_deny_loopback: bool = Field(False, description="Refuse URLs that point to this machine itself.")
+
+    @property
+    def is_development(self) -> bool:
+        """True where convenience comes before strictness."""
+        return self.environment is Environment.DEVELOPMENT
+
+    @property
+    def logs_as_json(self) -> bool:
+        """True if log lines are JSON objects."""
+        return (self.log_format or ("console" if self.is_development else "json")) == "json"
+
+    @property
+    def drain_s(self) -> float:
+        """Seconds to go on accepting requests after SIGTERM."""
+        return self.drain_seconds if self.drain_seconds is not None else (0.0 if self.is_development else 5.0)
+
+
+class DbSettings(Section):
+    """The database: PostgreSQL if DB_HOST is set, else SQLite in the file DB_PATH."""
+
+    model_config = ConfigDict(env_prefix="DB_")
+
+    host: str | None = Field(
+        None, description="PostgreSQL's host or socket folder. Unset: SQLite in `DB_PATH`."
+    )
+    port: Port = Field(5432, description="PostgreSQL's port.")
+    name: str = Field("app_db", description="The database's name.")
+    user: str = Field("app_user", description="The role that the servers connect as.")
+    password: SecretStr | None = Field(None, description="That role's password.")
+    migrate_user: str | None = Field(
+        None, description="The role that owns the tables and runs `migrate`. Default: `DB_USER`."
+    )
+    migrate_password: SecretStr | None = Field(None, description="The migration role's password.")
+    sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
+        "prefer", description="TLS to PostgreSQL, as libpq names it."
+    )
+    sslrootcert: Path | None = Field(None, description="File of the certificate authority for `verify-*`.")
+    path: Path = Field(Path("data/traffic-manager.db"), description="SQLite's file.")
+    pool_min: Annotated[int, Field(ge=1, le=500)] = Field(2, description="Connections kept open per worker.")
+    pool_max: Annotated[int, Field(ge=4, le=500)] = Field(
+        10,
+        description="At most this many connections per worker, from 4; the follower has one more of its own.",
+    )
+    connection_timeout: Seconds = Field(2.0, description="Seconds to wait for a new connection.")
+
+    @property
+    def is_postgres(self) -> bool:
+        """True if the database is PostgreSQL."""
+        return self.host is not None
+
+    @model_validator(mode="after")
+    def _check_pool(self) -> DbSettings:
+        if self.pool_min > self.pool_max:
+            raise ValueError("DB_POOL_MIN: must not be above DB_POOL_MAX")
+        return self
+
+
+class RedisSettings(Section):
+    """The shared cache. Unset host: none."""
+
+    model_config = ConfigDict(env_prefix="REDIS_")
+
+    host: str | None = Field(None, description="Redis's host. Unset: no Redis.")
+    port: Port = Field(6379, description="Redis's port.")
+    db: Annotated[int, Field(ge=0, le=1023)] = Field(0, description="Redis's database number.")
+    password: SecretStr | None = Field(None, description="Redis's password.")
+    socket_timeout: Annotated[float, Field(gt=0, le=5)] = Field(
+        0.025, description="Seconds that an answer of Redis is worth waiting for."
+    )
+    tls: bool = Field(False, description="Connect to Redis by TLS.")
+
+
+class KafkaSettings(Section):
+    """Where changes are told. Unset servers: they wait in the outbox."""
+
+    model_config = ConfigDict(env_prefix="KAFKA_")
+
+    bootstrap_servers: str | None = Field(
+        None, description="`host:port,...` of Kafka. Unset: no events are sent."
+    )
+    route_events_topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")] = Field(
+        "route-events", description="The topic of route changes."
+    )
+    create_topic: bool = Field(True, description="Create the topic if it is missing.")
+    topic_partitions: Annotated[int, Field(ge=1, le=1000)] = Field(
+        4, description="Partitions of a topic that we create; never change it later."
+    )
+    topic_replication_factor: Annotated[int, Field(ge=1, le=10)] = Field(
+        1, description="Replicas of a topic that we create; 3 in production."
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How to connect to Kafka."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="How to log in to Kafka with `SASL_*`."
+    )
+    sasl_username: str | None = Field(None, description="User for `SASL_*`.")
+    sasl_password: SecretStr | None = Field(None, description="Password for `SASL_*`.")
+    ssl_ca_location: Path | None = Field(None, description="File of the certificate authority for `*SSL`.")
+
+    @model_validator(mode="after")
+    def _check_login(self) -> KafkaSettings:
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
+            raise ValueError("KAFKA_SASL_USERNAME: must be set with KAFKA_SASL_PASSWORD for SASL_*")
+        return self
+
+
+class ApiSettings(Section):
+    """The HTTP server."""
+
+    model_config = ConfigDict(env_prefix="API_")
+
+    host: str = Field("0.0.0.0", description="The address to listen on.")  # noqa: S104 the published default
+    port: Port = Field(8000, description="The port to listen on.")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="Worker processes; above 1 needs PostgreSQL."
+    )
+    docs: bool | None = Field(None, description="Serve `/docs`. Default: on, but off in production.")
+
+
+class CacheSettings(Section):
+    """How long Redis keeps answers."""
+
+    model_config = ConfigDict(env_prefix="CACHE_")
+
+    positive_ttl: Annotated[int, Field(ge=1, le=86_400)] = Field(
+        60, description="Seconds that Redis keeps a route."
+    )
+    negative_ttl: Annotated[int, Field(ge=1, le=86_400)] = Field(
+        10, description='Seconds that Redis keeps "no such route".'
+    )
+
+
+class Settings(BaseModel):
+    """All sections: `settings.db.host`, `settings.app.log_level`, ..."""
+
+    model_config = {"frozen": True}
+    sections: ClassVar[tuple[str, ...]] = ("app", "api", "db", "redis", "cache", "kafka")
+
+    app: AppSettings
+    api: ApiSettings
+    db: DbSettings
+    redis: RedisSettings
+    cache: CacheSettings
+    kafka: KafkaSettings
+
+    @property
+    def serves_docs(self) -> bool:
+        """True if `/docs` is served."""
+        return (
+            self.api.docs if self.api.docs is not None else self.app.environment is not Environment.PRODUCTION
+        )
+
+
+def load_settings(env_file: Path | None = Path(".env")) -> Settings:
+    """Return the settings of this process. Raises SettingsInvalid with every problem."""
+    sections: dict[str, Section] = {}
+    problems: list[str] = []
+    for name in Settings.sections:
+        section = cast("type[Section]", Settings.model_fields[name].annotation)
+        from_files, unreadable = _secret_files(section)
+        problems += unreadable
+        try:
+            # BaseSettings takes its own options as underscored arguments that mypy does not see.
+            sections[name] = section(_env_file=env_file, **from_files)  # type: ignore[call-arg]
+        except ValidationError as error:
+            problems += _problems(section, error)
+    if not problems:
+        settings = Settings.model_validate(sections)
+        problems = [*_contradictions(settings), *_weaknesses(settings)]
+    if problems:
+        raise SettingsInvalid(problems)
+    return settings
+
+
+def _secret_files(section: type[Section]) -> tuple[dict[str, str], list[str]]:
+    """Return the secrets given as `<NAME>_FILE`, as container platforms mount them, and what is wrong."""
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    for field, about in section.model_fields.items():
+        path = (
+            os.environ.get(f"{section.variable(field)}_FILE")
+            if "SecretStr" in str(about.annotation)
+            else None
+        )
+        if path:
+            try:
+                found[field] = Path(path).read_text().rstrip("\r\n")
+            except OSError as error:
+                problems.append(f"{section.variable(field)}_FILE: cannot be read: {error.strerror}")
+    return found, problems
+
+
+def _problems(section: type[Section], error: ValidationError) -> list[str]:
+    found = []
+    for item in error.errors(include_url=False, include_input=False):
+        message = item["msg"].removeprefix("Value error, ")
+        found.append(f"{section.variable(str(item['loc'][0]))}: {message}" if item["loc"] else message)
+    return found
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    if settings.api.workers > 1 and not settings.db.is_postgres:
+        return ["API_WORKERS: must be 1 with SQLite; set DB_HOST to use PostgreSQL with more workers"]
+    return []
+
+
+def _weaknesses(settings: Settings) -> list[str]:
+    """Return what development may do, but staging and production may not."""
+    if settings.app.is_development:
+        return []
+    return [
+        f"{variable}: is a sample value; set a secret of your own"
+        for variable, secret in secrets_of(settings).items()
+        if secret in SAMPLE_SECRETS
+    ]
+
+
+def secrets_of(settings: Settings) -> Mapping[str, str]:
+    """Return every secret that is set, by variable: for checks, never to be shown."""
+    found = {}
+    for name in Settings.sections:
+        section: Section = getattr(settings, name)
+        for field, value in section:
+            if isinstance(value, SecretStr):
+                found[section.variable(field)] = value.get_secret_value()
+    return found
+
+
+def shown(settings: Settings) -> dict[str, str]:
+    """Return every setting by variable as text, secrets as `***`, for `traffic-manager config show`."""
+    values: dict[str, str] = {}
+    for name in Settings.sections:
+        section: Section = getattr(settings, name)
+        for field, value in section:
+            values[section.variable(field)] = _text(value)
+    return values
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, SecretStr):
+        return "***"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,160 @@
+"""Every error that the project raises on purpose, as one tree.
+
+    TrafficManagerError
+    ├── InvalidInput            what was sent breaks a rule; names each field
+    ├── RouteNotFound           no such route, said from knowledge
+    ├── RouteConflict           create met a different route; carries it
+    ├── PreconditionFailed      If-Match or If-None-Match did not hold; carries the route
+    ├── EpochMismatch           a token of another history
+    ├── HistoryGone             a position that this history cannot continue from
+    ├── BatchFailed             one operation of a batch failed; index and cause
+    ├── SourceUnavailable       the database cannot be asked now; try again
+    │   ├── Busy                we are full; try again sooner
+    │   ├── NotYetReached       TM-Min-Revision lies in the future
+    │   ├── StorageReadOnly     the database takes no writes
+    │   ├── StorageFull         the database's disk is full
+    │   └── OutcomeUnknown      the connection broke during COMMIT
+    └── StartRefused            the server cannot start; says what to change
+        ├── SettingsInvalid     every wrong setting, by variable name
+        └── SchemaMismatch      the tables are not of this version
+
+Facts are attributes; messages are for the person who must act. HTTP knows them in `api/problems.py` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from traffic_manager.routing.model import Route, RouteKey
+
+
+class TrafficManagerError(Exception):
+    """The root: whoever catches this catches everything that is expected to go wrong."""
+
+
+@dataclass(frozen=True)
+class FieldProblem:
+    """One broken rule: the *field* by its name, a stable *code* for programs, *detail* for people."""
+
+    field: str
+    code: str
+    detail: str
+
+
+class InvalidInput(TrafficManagerError):
+    """What was sent breaks the rules in *problems*; nothing was done."""
+
+    def __init__(self, *problems: FieldProblem) -> None:
+        super().__init__("; ".join(f"{p.field}: {p.detail}" for p in problems))
+        self.problems = problems
+
+
+class RouteNotFound(TrafficManagerError):
+    """No (active) route had this key at revision *as_of*."""
+
+    def __init__(self, key: RouteKey) -> None:
+        super().__init__(f"no route {key}")
+        self.key = key
+
+
+class RouteConflict(TrafficManagerError):
+    """Create met the route *current*, which differs."""
+
+    def __init__(self, current: Route) -> None:
+        super().__init__(f"route {current.key} exists already with another URL or state")
+        self.current = current
+
+
+class PreconditionFailed(TrafficManagerError):
+    """A precondition did not hold; *current* is the route, None where there is none."""
+
+    def __init__(self, key: RouteKey, current: Route | None) -> None:
+        state = f"is at revision {current.revision}" if current else "does not exist"
+        super().__init__(f"precondition failed: route {key} {state}")
+        self.key = key
+        self.current = current
+
+
+class EpochMismatch(TrafficManagerError):
+    """A revision of another history was given back to us; start again without it."""
+
+    def __init__(self, given: str, epoch8: str) -> None:
+        super().__init__(f"revision {given} belongs to another history; this one is {epoch8}")
+        self.given = given
+
+
+class HistoryGone(TrafficManagerError):
+    """Changes after the given position cannot be served; read the routes again, then follow from *head*."""
+
+    def __init__(self, given: str, head: str, reason: str) -> None:
+        super().__init__(
+            f"cannot continue after {given}: {reason}; read the routes again and follow from {head}"
+        )
+        self.given = given
+        self.head = head
+
+
+class BatchFailed(TrafficManagerError):
+    """Operation *index* (from 0) failed with *cause*; nothing of its batch was done."""
+
+    def __init__(self, index: int, cause: TrafficManagerError) -> None:
+        super().__init__(f"operation {index}: {cause}")
+        self.index = index
+        self.cause = cause
+
+
+class SourceUnavailable(TrafficManagerError):
+    """The database cannot answer now. Nothing was written; a retry after *retry_after_s* may succeed."""
+
+    retry_after_s = 2
+
+    def __init__(self, reason: str = "the database cannot be reached") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Busy(SourceUnavailable):
+    """The work could not start in time because too much other work was before it."""
+
+    retry_after_s = 1
+
+
+class NotYetReached(SourceUnavailable):
+    """The revision asked for by TM-Min-Revision does not exist yet."""
+
+    retry_after_s = 1
+
+
+class StorageReadOnly(SourceUnavailable):
+    """The database refuses writes, reads go on."""
+
+    retry_after_s = 5
+
+
+class StorageFull(SourceUnavailable):
+    """The database's disk is full, reads go on."""
+
+    retry_after_s = 30
+
+
+class OutcomeUnknown(SourceUnavailable):
+    """The connection broke while the commit was under way: the change may or may not have been made."""
+
+
+class StartRefused(TrafficManagerError):
+    """The server or command cannot start; the message says what to change."""
+
+
+class SettingsInvalid(StartRefused):
+    """All wrong settings at once: *problems* as `VARIABLE: what is wrong`, never with a value of a secret."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class SchemaMismatch(StartRefused):
+    """The tables are missing or of another version than this program's."""

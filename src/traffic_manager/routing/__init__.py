@@ -1,0 +1,1 @@
+"""The rules of routing: no framework, driver or setting is imported here."""

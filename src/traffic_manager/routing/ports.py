@@ -1,0 +1,213 @@
+"""What the rules of routing need from others: facts as frozen types, abilities as Protocols.
+
+`db` implements the stores and the feed, `cache` the route cache; `main` joins them. All but `RouteCache` are
+synchronous, wait no longer than their own deadlines and raise `SourceUnavailable` when the database cannot
+answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from traffic_manager.routing.model import Change, Position, Route, RouteKey
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a history stands: its *epoch* (a uuid's 32 hex digits), the epoch's ordinal, and the revision of
+    the newest change (0 in an empty log)."""
+
+    epoch: str
+    epoch_number: int
+    revision: int
+
+    @property
+    def epoch8(self) -> str:
+        """The part of the epoch that tokens show."""
+        return self.epoch[:8]
+
+    @property
+    def position(self) -> Position:
+        """The head as a token."""
+        return Position(self.epoch8, self.revision)
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What was seen under some keys, all at `head.revision`. A key without a route is absent."""
+
+    head: Head
+    routes: Mapping[RouteKey, Route]
+
+
+@dataclass(frozen=True, slots=True)
+class NameFilter:
+    """Which routes or changes are asked for; None means any."""
+
+    tenant: str | None = None
+    service: str | None = None
+    env: str | None = None
+    version: str | None = None
+
+    def matches(self, key: RouteKey) -> bool:
+        """Return whether *key* has every name asked for."""
+        return all(wanted is None or wanted == name for wanted, name in zip(self.names, key, strict=True))
+
+    @property
+    def names(self) -> tuple[str | None, str | None, str | None, str | None]:
+        """The four wanted names in the order of a key."""
+        return self.tenant, self.service, self.env, self.version
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePage:
+    """Routes in key order as they were at *head*; *has_more* if others follow."""
+
+    head: Head
+    routes: Sequence[Route]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePage:
+    """Changes of one moment. *compacted_revision*: changes up to it are no longer kept."""
+
+    head: Head
+    changes: Sequence[Change]
+    has_more: bool
+    compacted_revision: int
+
+
+class WriteTransaction(Protocol):
+    """An open transaction that holds the revision lock: nobody else makes a change until it ends."""
+
+    head: Head
+    now: int  # the database's clock, microseconds since 1970
+    routes: Mapping[RouteKey, Route]  # of the keys asked for
+
+    def append(self, changes: Sequence[Change], routes: Mapping[RouteKey, Route | None]) -> None:
+        """Write *changes*, numbered from head + 1 without a gap, and the last state of every key that they
+        touch (None: deleted)."""
+
+
+class RouteStore(Protocol):
+    """The routes and their changes in the database, for reading and for writing."""
+
+    def look_up(self, keys: Collection[RouteKey]) -> Sighting:
+        """Return the routes of *keys* as they are at the head now."""
+
+    def page(
+        self, wanted: NameFilter, is_active: bool | None, after: RouteKey | None, size: int
+    ) -> RoutePage:
+        """Return up to *size* routes above the key *after*."""
+
+    def history(self, key: RouteKey, below: int | None, size: int) -> ChangePage:
+        """Return up to *size* changes of *key* below revision *below*, the newest first."""
+
+    def changes(self, wanted: NameFilter, after: int, limit: int) -> ChangePage:
+        """Return up to *limit* changes of routes after revision *after*, the oldest first."""
+
+    def writing(self, keys: Collection[RouteKey]) -> AbstractContextManager[WriteTransaction]:
+        """Begin a change of *keys*: commits when the block ends well, else nothing was written. Raises
+        OutcomeUnknown if the connection broke during the commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The whole routing table at `head.revision`. *chain* is the digest there, *recent* the keys of the
+    changes in (floor, head], the oldest first."""
+
+    head: Head
+    chain: bytes
+    routes: Sequence[Route]
+    recent: Sequence[tuple[int, RouteKey]]
+    floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a poll sees: the head, and the chain digest at the revision asked about (None if not kept)."""
+
+    head: Head
+    chain: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Changes of routes in (after, upto], whole batches only; *chain* is the digest at *upto*. Changes of
+    other kinds are passed over, but *upto* counts them."""
+
+    upto: int
+    chain: bytes
+    changes: Sequence[Change]
+
+
+class ChangeFeed(Protocol):
+    """The log of changes as a follower reads it, over a connection of its own."""
+
+    def pulse(self, at: int) -> Pulse:
+        """Return the head and the digest at revision *at*: one cheap statement."""
+
+    def slice(self, after: int, limit: int) -> Slice | None:
+        """Return the changes after *after*, about *limit*; None if there are none."""
+
+    def table(self, max_routes: int) -> Table:
+        """Return the whole table of one moment (no routes if *max_routes* is 0). Raises StartRefused if it
+        has more than *max_routes*."""
+
+    def close(self) -> None:
+        """Give the connection back."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedRoute:
+    """What a cache knows of one key: true at revision *as_of* of *epoch*. *url* is None for "no active
+    route"; *revision* is the route's own (0 where there is none)."""
+
+    epoch: str
+    as_of: int
+    revision: int
+    url: str | None
+
+
+class RouteCache(Protocol):
+    """A cache shared by workers. It may forget, lag or fail: then it misses, and never raises."""
+
+    async def get(self, key: RouteKey) -> CachedRoute | None:
+        """Return what is kept for *key*, None on a miss or failure."""
+
+    async def put(self, key: RouteKey, entry: CachedRoute) -> None:
+        """Keep *entry* for its time to live, if the cache can be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to do what only one may do at a time. *token* grows with each holder and fences older ones;
+    *published_revision* is how far the holder before came."""
+
+    name: str
+    holder: str
+    token: int
+    published_revision: int
+
+
+class Leases(Protocol):
+    """Rows of the database that one holder at a time can have; the database's clock alone decides."""
+
+    def acquire(self, name: str, holder: str, ttl_s: float) -> Lease | None:
+        """Return the lease if nobody holds it (any more), else None."""
+
+    def renew(self, lease: Lease, ttl_s: float) -> bool:
+        """Return True if the lease is still ours and now lasts *ttl_s* more."""
+
+    def publish(self, lease: Lease, revision: int) -> bool:
+        """Record that all changes up to *revision* are published. False if the lease is no longer ours."""
+
+    def release(self, lease: Lease) -> None:
+        """Let the next one have it at once; nothing if it is no longer ours."""
+
+    def published_revision(self, name: str) -> int:
+        """Return how far the published changes reach, whoever published them."""
