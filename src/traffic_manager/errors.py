@@ -14,9 +14,11 @@
     │   ├── StorageReadOnly     the database takes no writes
     │   ├── StorageFull         the database's disk is full
     │   └── OutcomeUnknown      the connection broke during COMMIT
+    ├── RevisionGap             the log misses a revision: tampering or a bug
     └── StartRefused            the server cannot start; says what to change
         ├── SettingsInvalid     every wrong setting, by variable name
-        └── SchemaMismatch      the tables are not of this version
+        ├── SchemaMismatch      the tables are not of this version
+        └── TableTooLarge       more routes than MIRROR_MAX_ROUTES
 
 Facts are attributes; messages are for the person who must act. HTTP knows them in `api/problems.py` only.
 """
@@ -144,6 +146,15 @@ class OutcomeUnknown(SourceUnavailable):
     """The connection broke while the commit was under way: the change may or may not have been made."""
 
 
+class RevisionGap(TrafficManagerError):
+    """The log has *found* where *expected* must follow."""
+
+    def __init__(self, expected: int, found: int) -> None:
+        super().__init__(f"the log misses revision {expected}: it goes on with {found}")
+        self.expected = expected
+        self.found = found
+
+
 class StartRefused(TrafficManagerError):
     """The server or command cannot start; the message says what to change."""
 
@@ -158,3 +169,13 @@ class SettingsInvalid(StartRefused):
 
 class SchemaMismatch(StartRefused):
     """The tables are missing or of another version than this program's."""
+
+
+class TableTooLarge(StartRefused):
+    """The table has more active routes than the mirror may hold."""
+
+    def __init__(self, max_routes: int) -> None:
+        super().__init__(
+            f"MIRROR_MAX_ROUTES: the table has more than {max_routes} active routes; "
+            "raise it, or set it to 0 to answer from Redis and the database"
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from traffic_manager.routing.model import Change, Position, Route, RouteKey
 
@@ -115,15 +115,22 @@ class RouteStore(Protocol):
         OutcomeUnknown if the connection broke during the commit."""
 
 
+class Entry(NamedTuple):
+    """What the mirror keeps of an active route: all that an answer to resolve needs."""
+
+    url: str
+    revision: int
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The whole routing table at `head.revision`. *chain* is the digest there, *recent* the keys of the
-    changes in (floor, head], the oldest first."""
+    """All active routes at `head.revision`, by the text of their keys. *chain* is the digest there, *recent*
+    the revisions and keys of the changes in (floor, head], the oldest first."""
 
     head: Head
     chain: bytes
-    routes: Sequence[Route]
-    recent: Sequence[tuple[int, RouteKey]]
+    entries: dict[str, Entry]
+    recent: Sequence[tuple[int, str]]
     floor: int
 
 
@@ -152,11 +159,12 @@ class ChangeFeed(Protocol):
         """Return the head and the digest at revision *at*: one cheap statement."""
 
     def slice(self, after: int, limit: int) -> Slice | None:
-        """Return the changes after *after*, about *limit*; None if there are none."""
+        """Return the changes after *after*, about *limit*; None if there are none. Raises RevisionGap
+        if one is missing."""
 
-    def table(self, max_routes: int) -> Table:
-        """Return the whole table of one moment (no routes if *max_routes* is 0). Raises StartRefused if it
-        has more than *max_routes*."""
+    def table(self, max_routes: int, window: int) -> Table:
+        """Return the whole table of one moment (no routes if *max_routes* is 0) with the last *window*
+        changes. Raises TableTooLarge if it has more than *max_routes*."""
 
     def close(self) -> None:
         """Give the connection back."""

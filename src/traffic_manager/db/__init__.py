@@ -1,0 +1,1 @@
+"""The one storage layer: all SQL is here, and drivers' exceptions end here."""

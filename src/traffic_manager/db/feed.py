@@ -1,0 +1,112 @@
+"""The log of changes as a follower reads it: the `ChangeFeed` of the rules, over a connection of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from traffic_manager.db.pool import Database, FeedConnection
+from traffic_manager.db.session import Row, Session
+from traffic_manager.db.store import CHANGE_COLUMNS, HEAD_COLUMNS, change_of
+from traffic_manager.errors import RevisionGap, SchemaMismatch, TableTooLarge
+from traffic_manager.routing.chain import ROUTE_KIND
+from traffic_manager.routing.ports import Entry, Head, Pulse, Slice, Table
+
+# One statement for each poll; both subqueries go over the primary key of changes.
+_PULSE = f"""select {HEAD_COLUMNS}, coalesce((select chain from changes where revision = :at),
+    case when m.compacted_revision = :at then m.compacted_chain end) from meta m"""
+
+# Served by the primary key of changes.
+_SLICE = f"""select c.kind, c.chain, {CHANGE_COLUMNS} from changes c
+    where c.revision > :after order by c.revision limit :size"""
+
+_ACTIVE = "select tenant || '/' || service || '/' || env || '/' || version, url, revision from routes"
+_COUNT = "select count(*) from (select 1 from routes where is_active limit :size) as counted"
+_RECENT = f"""select revision, tenant || '/' || service || '/' || env || '/' || version from changes
+    where revision > :floor and kind = '{ROUTE_KIND}' order by revision"""
+
+
+class SqlFeed:
+    """The feed of either engine. For one thread; opens its connection when first used, and again after an
+    error. *bad_row* is called for each row that cannot be a route; such a row is passed over."""
+
+    def __init__(self, database: Database, bad_row: Callable[[], None]) -> None:
+        self._database = database
+        self._bad_row = bad_row
+        self._connection: FeedConnection | None = None
+
+    def pulse(self, at: int) -> Pulse:
+        """Return the head and the digest at revision *at*."""
+        with self._using() as connection, connection.reading() as session:
+            row = _only(session.row(_PULSE, at=at))
+        return Pulse(Head(*row[:3]), row[3])
+
+    def slice(self, after: int, limit: int) -> Slice | None:
+        """Return whole batches of changes after *after*; *limit* must not be less than the largest batch."""
+        with self._using() as connection, connection.reading() as session:
+            rows = session.rows(_SLICE, after=after, size=limit)
+        _check_contiguous(rows, after)
+        whole = _whole_batches(rows)
+        if not whole:
+            return None
+        changes = [change_of(row[2:]) for row in whole if row[0] == ROUTE_KIND]
+        return Slice(upto=whole[-1][2], chain=whole[-1][1], changes=changes)
+
+    def table(self, max_routes: int, window: int) -> Table:
+        """Return the whole table of one moment with the last *window* changes."""
+        with self._using() as connection, connection.snapshot() as session:
+            row = _only(session.row(_PULSE, at=0))
+            head = Head(*row[:3])
+            chain = _only(session.row(_PULSE, at=head.revision))[3]
+            entries = self._entries(session, max_routes) if max_routes else {}
+            floor = max(0, head.revision - window)
+            recent = [(r[0], r[1]) for r in session.rows(_RECENT, floor=floor)]
+        return Table(head, chain or b"", entries, recent, floor)
+
+    def close(self) -> None:
+        """Give the connection back; the next call opens another."""
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def _entries(self, session: Session, max_routes: int) -> dict[str, Entry]:
+        if _only(session.row(_COUNT, size=max_routes + 1))[0] > max_routes:
+            raise TableTooLarge(max_routes)
+        entries: dict[str, Entry] = {}
+        for block in session.stream(f"{_ACTIVE} where is_active"):
+            for name, url, revision in block:
+                if name and url:
+                    entries[name] = Entry(url, revision)
+                else:
+                    self._bad_row()
+        return entries
+
+    @contextmanager
+    def _using(self) -> Iterator[FeedConnection]:
+        self._connection = self._connection or self._database.connect()
+        try:
+            yield self._connection
+        except Exception:
+            self.close()  # whatever state the connection is in, the next call starts with a new one
+            raise
+
+
+def _only(row: Row | None) -> Row:
+    if row is None:
+        raise SchemaMismatch("table meta: its one row is missing; restore the database")
+    return row
+
+
+def _check_contiguous(rows: list[Row], after: int) -> None:
+    for expected, row in enumerate(rows, after + 1):
+        if row[2] != expected:
+            raise RevisionGap(expected, row[2])
+
+
+def _whole_batches(rows: list[Row]) -> list[Row]:
+    """Return *rows* without the beginning of a batch whose end is not among them."""
+    for count in range(len(rows), 0, -1):
+        revision, batch_end = rows[count - 1][2:4]
+        if revision == batch_end:
+            return rows[:count]
+    return []

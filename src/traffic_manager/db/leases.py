@@ -1,0 +1,70 @@
+"""Leases: rows of the database that one holder at a time can have. Only the database's clock decides.
+
+Rows rather than advisory locks, because a session's lock leaks through a transaction pooler.
+"""
+
+from __future__ import annotations
+
+from traffic_manager.db.pool import Database
+from traffic_manager.routing.ports import Lease
+
+_MAKE = """insert into leases (name, holder, token, expires_at, published_revision)
+    values (:name, '', 0, 0, 0) on conflict (name) do nothing"""
+_ACQUIRE = """update leases set holder = :holder, token = token + 1, expires_at = {now} + :ttl_us
+    where name = :name and expires_at < {now} returning token, published_revision"""
+_RENEW = """update leases set expires_at = {now} + :ttl_us
+    where name = :name and holder = :holder and token = :token"""
+_PUBLISH = """update leases set published_revision = :revision
+    where name = :name and token = :token and published_revision <= :revision"""
+_RELEASE = "update leases set expires_at = 0 where name = :name and holder = :holder and token = :token"
+_PUBLISHED = "select published_revision from leases where name = :name"
+# Served by the primary key of changes.
+_OCCURRED_AFTER = "select occurred_at from changes where revision > :revision order by revision limit 1"
+
+
+class SqlLeases:
+    """The leases of either engine."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._now = database.dialect.now
+
+    def acquire(self, name: str, holder: str, ttl_s: float) -> Lease | None:
+        """Return the lease if nobody holds it, else None."""
+        with self._database.writing() as session:
+            session.run(_MAKE, name=name)
+            acquire = _ACQUIRE.format(now=self._now)
+            row = session.row(acquire, name=name, holder=holder, ttl_us=int(ttl_s * 1e6))
+        return Lease(name, holder, *row) if row else None
+
+    def renew(self, lease: Lease, ttl_s: float) -> bool:
+        """Return True if the lease is still ours and now lasts *ttl_s* more."""
+        return self._run(_RENEW.format(now=self._now), lease, ttl_us=int(ttl_s * 1e6))
+
+    def publish(self, lease: Lease, revision: int) -> bool:
+        """Record that all changes up to *revision* are published. False if the lease is no longer ours."""
+        with self._database.writing() as session:
+            return session.run(_PUBLISH, name=lease.name, token=lease.token, revision=revision) == 1
+
+    def release(self, lease: Lease) -> None:
+        """Let the next one have it at once."""
+        self._run(_RELEASE, lease)
+
+    def published_revision(self, name: str) -> int:
+        """Return how far the published changes reach, 0 if nobody ever held the lease."""
+        with self._database.reading() as session:
+            row = session.row(_PUBLISHED, name=name)
+        return int(row[0]) if row else 0
+
+    def occurred_at_after(self, revision: int) -> int | None:
+        """Return when the first change after *revision* was made, in microseconds; None if there is none."""
+        with self._database.reading() as session:
+            row = session.row(_OCCURRED_AFTER, revision=revision)
+        return int(row[0]) if row else None
+
+    def _run(self, statement: str, lease: Lease, **parameters: object) -> bool:
+        with self._database.writing() as session:
+            touched = session.run(
+                statement, name=lease.name, holder=lease.holder, token=lease.token, **parameters
+            )
+        return touched == 1

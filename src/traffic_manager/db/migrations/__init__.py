@@ -1,0 +1,1 @@
+"""How the tables came to be, as Alembic revisions; `traffic-manager migrate` runs them."""

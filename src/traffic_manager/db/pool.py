@@ -1,0 +1,100 @@
+"""What the store needs of a database, whichever engine it is: open, check, statistics, close.
+
+`postgres.py` and `sqlite.py` each give one `Database`; `open_database` chooses by the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from traffic_manager.config.settings import DbSettings
+from traffic_manager.db.session import Session
+
+# Seconds that a request waits for a free connection: past that the pool is full, and waiting makes it worse.
+CHECKOUT_TIMEOUT_S = 0.25
+LOCK_TIMEOUT_S = 1.5
+READ_DEADLINE_S = 1.0
+WRITE_DEADLINE_S = 1.9
+# The whole table is read in one statement; a million routes took 1.8 s.
+TABLE_DEADLINE_S = 60.0
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """Connections of this worker: how many are open, idle and in use, and how many requests wait for one."""
+
+    size: int
+    available: int
+    in_use: int
+    waiting: int
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The few places in which the engines' SQL differs."""
+
+    name: str
+    keys_from: str  # a FROM item with one column `value`, a JSON array, per element of the parameter :keys
+    now: str  # the clock in microseconds since 1970
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the pool counts: statements, and connections that failed."""
+
+    query: Callable[[], None]
+    connection_error: Callable[[], None]
+
+
+class Database(Protocol):
+    """Connections to one database. Every wait in it ends by a deadline, as SourceUnavailable."""
+
+    dialect: Dialect
+
+    def open(self) -> None:
+        """Start the pool; does not wait for the database."""
+
+    def close(self) -> None:
+        """Close every connection."""
+
+    def stats(self) -> PoolStats:
+        """Return how the pool stands."""
+
+    def reading(self) -> AbstractContextManager[Session]:
+        """Lend a connection for single statements, each its own transaction."""
+
+    def writing(self) -> AbstractContextManager[Session]:
+        """Begin a transaction that commits when the block ends well, else rolls back."""
+
+    def lock_revision(self, session: Session) -> None:
+        """Wait, in a transaction, until no one else can make a change before it ends."""
+
+    def connect(self) -> FeedConnection:
+        """Open a connection outside the pool, for the follower."""
+
+
+class FeedConnection(Protocol):
+    """A connection with one owner, who closes it after any error."""
+
+    def reading(self) -> AbstractContextManager[Session]:
+        """Run single statements."""
+
+    def snapshot(self) -> AbstractContextManager[Session]:
+        """Run statements that all see the same moment."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+def open_database(settings: DbSettings, counters: Counters) -> Database:
+    """Return the database that *settings* name, not opened. Only the driver in use is imported."""
+    if settings.is_postgres:
+        from traffic_manager.db.postgres import PostgresDatabase
+
+        return PostgresDatabase(settings, counters)
+    from traffic_manager.db.sqlite import SqliteDatabase
+
+    return SqliteDatabase(settings, counters)

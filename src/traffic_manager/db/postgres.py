@@ -1,0 +1,238 @@
+"""PostgreSQL: a small pool per worker, and deadlines that hold even when the server is frozen.
+
+The server's own time-outs (statement, lock, idle in transaction) end what it can see. A server that has
+stopped answering while its TCP connection lives is only seen by us: the watchdog cuts such connections.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, cast
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.conninfo import make_conninfo
+from psycopg_pool import ConnectionPool
+
+from traffic_manager.config.settings import DbSettings
+from traffic_manager.db.pool import (
+    CHECKOUT_TIMEOUT_S,
+    LOCK_TIMEOUT_S,
+    READ_DEADLINE_S,
+    TABLE_DEADLINE_S,
+    WRITE_DEADLINE_S,
+    Counters,
+    Dialect,
+    PoolStats,
+)
+from traffic_manager.db.session import Cursor, Session, pyformat
+from traffic_manager.db.watchdog import Watchdog
+from traffic_manager.errors import Busy, OutcomeUnknown, SourceUnavailable, StorageFull, StorageReadOnly
+
+Connection = psycopg.Connection[tuple[Any, ...]]  # Any: a row's columns are of several types
+
+# Any number, the same for ever: the one lock under which all changes are made.
+REVISION_LOCK = 0x746D_7265_76
+
+_SERVER_SETTINGS = {
+    "statement_timeout": int(WRITE_DEADLINE_S * 1000),
+    "lock_timeout": int(LOCK_TIMEOUT_S * 1000),
+    # A stalled holder of the revision lock blocks everyone; lock_timeout alone never frees it.
+    "idle_in_transaction_session_timeout": 2000,
+    # A role's defaults may say otherwise; under repeatable read 248 of 300 creations met a duplicate key.
+    "default_transaction_isolation": r"read\ committed",
+    "synchronous_commit": "on",
+    # Statistics of a nearly empty `changes` make a cached plan sort the whole table: 28 ms to read the head.
+    "enable_seqscan": "off",
+}
+
+
+class PostgresDatabase:
+    """Connections to PostgreSQL; finds it again by itself after an outage."""
+
+    dialect = Dialect(
+        "postgresql",
+        keys_from="json_array_elements(cast(:keys as json)) as k(value)",
+        now="(extract(epoch from clock_timestamp()) * 1000000)::bigint",
+    )
+
+    def __init__(self, settings: DbSettings, counters: Counters) -> None:
+        self._conninfo = conninfo(settings)
+        self._counters = counters
+        self._watchdog = Watchdog()
+        self._pool: ConnectionPool[Connection] = ConnectionPool(
+            self._conninfo,
+            connection_class=Connection,
+            min_size=settings.pool_min,
+            max_size=settings.pool_max,
+            timeout=CHECKOUT_TIMEOUT_S,
+            kwargs={"autocommit": True},
+            check=_check,
+            max_lifetime=1800,
+            open=False,
+        )
+
+    def open(self) -> None:
+        """Start the pool; connections come up in the background."""
+        self._watchdog.start()
+        self._pool.open(wait=False)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._pool.close(timeout=2)
+        self._watchdog.stop()
+
+    def stats(self) -> PoolStats:
+        """Return how the pool stands."""
+        stats = self._pool.get_stats()
+        size, available = stats.get("pool_size", 0), stats.get("pool_available", 0)
+        return PoolStats(size, available, size - available, stats.get("requests_waiting", 0))
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Lend a connection for single statements."""
+        with self._checkout() as connection, self._watchdog.limit(connection, READ_DEADLINE_S):
+            yield _session(connection, self._counters)
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """Begin a transaction that commits when the block ends well."""
+        with self._checkout() as connection, self._watchdog.limit(connection, WRITE_DEADLINE_S):
+            connection.execute("begin isolation level read committed")
+            try:
+                yield _session(connection, self._counters)
+            except BaseException:
+                with suppress(psycopg.Error):  # a broken connection has rolled back by itself
+                    connection.execute("rollback")
+                raise
+            _commit(connection)
+
+    def lock_revision(self, session: Session) -> None:
+        """Wait until no one else can make a change; the lock ends with the transaction."""
+        session.rows("select pg_advisory_xact_lock(:lock)", lock=REVISION_LOCK)
+
+    def connect(self) -> PostgresConnection:
+        """Open a connection for the follower."""
+        with _translated(self._counters):
+            connection = cast("Connection", psycopg.connect(self._conninfo, autocommit=True))
+        return PostgresConnection(connection, self._watchdog, self._counters)
+
+    @contextmanager
+    def _checkout(self) -> Iterator[Connection]:
+        with _translated(self._counters):
+            connection = self._pool.getconn()
+            try:
+                yield connection
+            finally:
+                self._pool.putconn(connection)
+
+
+class PostgresConnection:
+    """The follower's own connection."""
+
+    def __init__(self, connection: Connection, watchdog: Watchdog, counters: Counters) -> None:
+        self._connection = connection
+        self._watchdog = watchdog
+        self._counters = counters
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Run single statements."""
+        with _translated(self._counters), self._watchdog.limit(self._connection, READ_DEADLINE_S):
+            yield _session(self._connection, self._counters)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """Run statements that all see the same moment; large results are streamed."""
+        with _translated(self._counters), self._watchdog.limit(self._connection, TABLE_DEADLINE_S):
+            self._connection.execute("begin isolation level repeatable read, read only")
+            self._connection.execute("set local statement_timeout = 0")
+            self._connection.execute("set local enable_seqscan = on")
+            try:
+                yield Session(self._server_cursor, pyformat, self._counters.query)
+            finally:
+                with suppress(psycopg.Error):
+                    self._connection.execute("rollback")
+
+    def _server_cursor(self) -> Any:  # Any: psycopg's cursors take more than the protocol says
+        # fetchall on the client peaked at 1 GB for a million routes; a server-side cursor does not.
+        return self._connection.cursor(name=f"table_{time.monotonic_ns()}")
+
+    def close(self) -> None:
+        """Close it."""
+        with suppress(psycopg.Error):
+            self._connection.close()
+
+
+def conninfo(settings: DbSettings, *, for_migration: bool = False) -> str:
+    """Return libpq's connection string, for the migration role if asked."""
+    migrating = for_migration and settings.migrate_user is not None
+    secret = settings.migrate_password if migrating else settings.password
+    return make_conninfo(
+        host=settings.host,
+        port=settings.port,
+        dbname=settings.name,
+        user=settings.migrate_user if migrating else settings.user,
+        password=secret.get_secret_value() if secret else None,
+        sslmode=settings.sslmode,
+        sslrootcert=str(settings.sslrootcert) if settings.sslrootcert else None,
+        connect_timeout=max(2, round(settings.connection_timeout)),  # libpq knows no shorter one
+        application_name="traffic-manager",
+        tcp_user_timeout=3000,
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=2,
+        options=None if for_migration else " ".join(f"-c {k}={v}" for k, v in _SERVER_SETTINGS.items()),
+    )
+
+
+def _session(connection: Connection, counters: Counters) -> Session:
+    return Session(lambda: cast("Cursor", connection.cursor()), pyformat, counters.query)
+
+
+def _check(connection: Connection) -> None:
+    """Refuse a dead connection without a round trip: an idle one has nothing to read, unless the server
+    closed it or said that it is going."""
+    if connection.closed or select.select([connection.fileno()], [], [], 0)[0]:
+        raise psycopg.OperationalError("the server closed this idle connection")
+
+
+def _commit(connection: Connection) -> None:
+    try:
+        outcome = connection.execute("commit").statusmessage
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise OutcomeUnknown("the connection broke while the change was being committed") from error
+    if outcome != "COMMIT":
+        raise SourceUnavailable("the database rolled the change back")
+
+
+@contextmanager
+def _translated(counters: Counters) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as error:
+        translation = _translation(error)
+        if translation is None:
+            raise
+        counters.connection_error()
+        raise translation from error
+
+
+def _translation(error: psycopg.Error) -> SourceUnavailable | None:
+    """Return what to tell the caller; None for what only a bug of ours can cause."""
+    match error:
+        case pg.LockNotAvailable():
+            return Busy("another change is taking too long")
+        case pg.DiskFull():
+            return StorageFull("the database's disk is full")
+        case pg.ReadOnlySqlTransaction():
+            return StorageReadOnly("the database is read-only")
+        case pg.SerializationFailure() | pg.DeadlockDetected() | pg.QueryCanceled():
+            return Busy("the database gave the statement up")
+        case pg.IdleInTransactionSessionTimeout() | psycopg.InterfaceError() | psycopg.OperationalError():
+            return SourceUnavailable()
+        case _:
+            return None

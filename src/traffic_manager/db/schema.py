@@ -1,0 +1,82 @@
+"""The tables, once, for both engines: what the migrations build and what `store` queries.
+
+Times are integer microseconds since 1970 UTC on both engines, so that rows, and the chain over them, are the
+same everywhere. Names compare byte by byte (COLLATE "C").
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+# The Alembic revision that this program works with; a test holds it equal to the newest migration.
+SCHEMA_VERSION = "0001"
+
+metadata = MetaData(
+    naming_convention={"pk": "pk_%(table_name)s", "ix": "ix_%(table_name)s_%(column_0_N_name)s"}
+)
+
+_Name = String(128).with_variant(String(128, collation="C"), "postgresql")
+_Url = Text()
+
+routes = Table(
+    "routes",
+    metadata,
+    Column("tenant", _Name, primary_key=True),
+    Column("service", _Name, primary_key=True),
+    Column("env", _Name, primary_key=True),
+    Column("version", _Name, primary_key=True),
+    Column("url", _Url, nullable=False),
+    Column("is_active", Boolean, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    # One index per list filter, each going on in key order, so that a page needs no sort.
+    Index("ix_routes_service", "service", "tenant", "env", "version"),
+    Index("ix_routes_env", "env", "tenant", "service", "version"),
+    Index("ix_routes_version", "version", "tenant", "service", "env"),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    # Given by the writer under the revision lock; a sequence would leave gaps and number out of order.
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("batch_end", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("tenant", _Name),
+    Column("service", _Name),
+    Column("env", _Name),
+    Column("version", _Name),
+    Column("action", String(16), nullable=False),
+    Column("url", _Url),
+    Column("is_active", Boolean, nullable=False),
+    Column("previous", Text),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text),
+    Column("correlation_id", Text, nullable=False),
+    Column("occurred_at", BigInteger, nullable=False),
+    Column("chain", LargeBinary(32), nullable=False),
+    Column("chain_version", Integer, nullable=False),
+    # History of a route, and the filters of /changes that begin with the tenant.
+    Index("ix_changes_key", "tenant", "service", "env", "version", "revision"),
+)
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1: the table has one row
+    Column("epoch", String(32), nullable=False),
+    Column("epoch_number", Integer, nullable=False),
+    Column("compacted_revision", BigInteger, nullable=False),
+    Column("compacted_chain", LargeBinary(32), nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("published_revision", BigInteger, nullable=False),
+)

@@ -1,0 +1,216 @@
+"""Routes and their changes in the database: the `RouteStore` of the rules.
+
+Every read sees the head and its rows in one statement, so that an answer names the revision it was true at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+
+from traffic_manager.db.pool import Database
+from traffic_manager.db.session import Row, Session
+from traffic_manager.errors import SchemaMismatch
+from traffic_manager.routing.chain import CHAIN_VERSION, ROUTE_KIND, columns_of, next_link
+from traffic_manager.routing.model import Action, Change, Route, RouteKey
+from traffic_manager.routing.ports import (
+    ChangePage,
+    Head,
+    NameFilter,
+    RoutePage,
+    Sighting,
+    WriteTransaction,
+)
+
+# Backwards over the primary key of changes: max() was seen to sort the table on stale statistics.
+HEAD_COLUMNS = """m.epoch, m.epoch_number,
+    coalesce((select revision from changes order by revision desc limit 1), 0)"""
+ROUTE_COLUMNS = """r.tenant, r.service, r.env, r.version, r.url, r.is_active, r.revision, r.created_at,
+    r.updated_at"""
+CHANGE_COLUMNS = """c.revision, c.batch_end, c.tenant, c.service, c.env, c.version, c.action, c.url,
+    c.is_active, c.previous, c.actor, c.reason, c.correlation_id, c.occurred_at"""
+
+# Served by the primary key of routes, once per key.
+_LOOK_UP = f"""select {HEAD_COLUMNS}, r.* from meta m left join (
+    select {ROUTE_COLUMNS} from {{keys_from}} join routes r
+      on r.tenant = k.value->>0 and r.service = k.value->>1 and r.env = k.value->>2
+      and r.version = k.value->>3
+    ) r on true"""
+
+# Served by the primary key of routes or, with a filter, by ix_routes_<filter>: both are in key order.
+_PAGE = f"""select {HEAD_COLUMNS}, r.* from meta m left join (
+    select {ROUTE_COLUMNS} from routes r where {{condition}}
+    order by r.tenant, r.service, r.env, r.version limit :size) r on true
+    order by r.tenant, r.service, r.env, r.version"""
+
+# Served by ix_changes_key, backwards.
+_HISTORY = f"""select {HEAD_COLUMNS}, m.compacted_revision, c.* from meta m left join (
+    select {CHANGE_COLUMNS} from changes c
+    where c.kind = '{ROUTE_KIND}' and c.tenant = :tenant and c.service = :service and c.env = :env
+      and c.version = :version and c.revision < :below
+    order by c.revision desc limit :size) c on true order by c.revision desc"""
+
+# Served by the primary key of changes or by ix_changes_key if the tenant is asked for.
+_CHANGES = f"""select {HEAD_COLUMNS}, m.compacted_revision, c.* from meta m left join (
+    select {CHANGE_COLUMNS} from changes c
+    where c.kind = '{ROUTE_KIND}' and c.revision > :after {{condition}}
+    order by c.revision limit :size) c on true order by c.revision"""
+
+_LAST = f"""select {HEAD_COLUMNS}, {{now}},
+    coalesce((select chain from changes order by revision desc limit 1), m.compacted_chain) from meta m"""
+
+_INSERT_CHANGE = """insert into changes (revision, batch_end, kind, tenant, service, env, version, action,
+    url, is_active, previous, actor, reason, correlation_id, occurred_at, chain, chain_version)
+    values (:revision, :batch_end, :kind, :tenant, :service, :env, :version, :action, :url,
+    :is_active, :previous, :actor, :reason, :correlation_id, :occurred_at, :chain, :chain_version)"""
+_CHANGE_FIELDS = (
+    *("revision", "batch_end", "kind", "tenant", "service", "env", "version", "action", "url"),
+    *("is_active", "previous", "actor", "reason", "correlation_id", "occurred_at"),
+)
+
+_PUT_ROUTE = """insert into routes
+    (tenant, service, env, version, url, is_active, revision, created_at, updated_at)
+    values (:tenant, :service, :env, :version, :url, :is_active, :revision, :created_at, :updated_at)
+    on conflict (tenant, service, env, version) do update set url = excluded.url,
+    is_active = excluded.is_active, revision = excluded.revision, updated_at = excluded.updated_at,
+    created_at = excluded.created_at"""
+
+_DELETE_ROUTE = """delete from routes
+    where tenant = :tenant and service = :service and env = :env and version = :version"""
+
+_MAX_REVISION = 2**62
+
+
+class SqlStore:
+    """The store over either engine."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._look_up = _LOOK_UP.format(keys_from=database.dialect.keys_from)
+
+    def look_up(self, keys: Collection[RouteKey]) -> Sighting:
+        """Return the routes of *keys* as they are at the head now."""
+        with self._database.reading() as session:
+            return _sighting(session.rows(self._look_up, keys=_as_json(keys)))
+
+    def page(
+        self, wanted: NameFilter, is_active: bool | None, after: RouteKey | None, size: int
+    ) -> RoutePage:
+        """Return up to *size* routes above the key *after*."""
+        conditions, parameters = _name_conditions("r", wanted)
+        if is_active is not None:
+            conditions.append("r.is_active = :is_active")
+            parameters["is_active"] = is_active
+        if after is not None:
+            conditions.append(
+                "(r.tenant, r.service, r.env, r.version) > (:a_tenant, :a_service, :a_env, :a_version)"
+            )
+            parameters |= {f"a_{field}": name for field, name in after._asdict().items()}
+        statement = _PAGE.format(condition=" and ".join(conditions) or "true")
+        with self._database.reading() as session:
+            rows = session.rows(statement, size=size + 1, **parameters)
+        routes = [_route(row[3:]) for row in rows if row[3] is not None]
+        return RoutePage(_head(rows), routes[:size], has_more=len(routes) > size)
+
+    def history(self, key: RouteKey, below: int | None, size: int) -> ChangePage:
+        """Return up to *size* changes of *key* below revision *below*, the newest first."""
+        with self._database.reading() as session:
+            rows = session.rows(_HISTORY, size=size + 1, below=below or _MAX_REVISION, **key._asdict())
+        return _change_page(rows, size)
+
+    def changes(self, wanted: NameFilter, after: int, limit: int) -> ChangePage:
+        """Return up to *limit* changes of routes after revision *after*, the oldest first."""
+        conditions, parameters = _name_conditions("c", wanted)
+        statement = _CHANGES.format(condition="".join(f" and {c}" for c in conditions))
+        with self._database.reading() as session:
+            rows = session.rows(statement, size=limit + 1, after=after, **parameters)
+        return _change_page(rows, limit)
+
+    @contextmanager
+    def writing(self, keys: Collection[RouteKey]) -> Iterator[WriteTransaction]:
+        """Begin a change of *keys* under the revision lock."""
+        with self._database.writing() as session:
+            self._database.lock_revision(session)
+            # Separate statements after the lock: one that also took the lock would read a stale head.
+            last = _only(session.row(_LAST.format(now=self._database.dialect.now)))
+            sighting = _sighting(session.rows(self._look_up, keys=_as_json(keys)))
+            yield SqlWriteTransaction(session, last, sighting.routes)
+
+
+class SqlWriteTransaction:
+    """An open transaction that holds the revision lock."""
+
+    def __init__(self, session: Session, last: Row, routes: Mapping[RouteKey, Route]) -> None:
+        self.head = _head([last])
+        self.now: int = last[3]
+        self.routes = routes
+        self._chain: bytes = last[4]
+        self._session = session
+
+    def append(self, changes: Sequence[Change], routes: Mapping[RouteKey, Route | None]) -> None:
+        """Write *changes* with their digests, and the last state of each of *routes*."""
+        self._session.run_many(_INSERT_CHANGE, [self._chained(change) for change in changes])
+        self._session.run_many(_PUT_ROUTE, [_route_row(route) for route in routes.values() if route])
+        gone = [key._asdict() for key, route in routes.items() if route is None]
+        self._session.run_many(_DELETE_ROUTE, gone)
+
+    def _chained(self, change: Change) -> dict[str, object]:
+        self._chain = next_link(self._chain, change)
+        row = dict(zip(_CHANGE_FIELDS, columns_of(change), strict=True))
+        return row | {"chain": self._chain, "chain_version": CHAIN_VERSION}
+
+
+def _name_conditions(table: str, wanted: NameFilter) -> tuple[list[str], dict[str, Any]]:
+    asked = {
+        field: name for field, name in zip(RouteKey._fields, wanted.names, strict=True) if name is not None
+    }
+    return [f"{table}.{field} = :{field}" for field in asked], dict(asked)
+
+
+def _as_json(keys: Collection[RouteKey]) -> str:
+    return orjson.dumps([tuple(key) for key in keys]).decode()
+
+
+def _only(row: Row | None) -> Row:
+    if row is None:
+        raise SchemaMismatch("table meta: its one row is missing; restore the database")
+    return row
+
+
+def _head(rows: Sequence[Row]) -> Head:
+    return Head(*_only(rows[0] if rows else None)[:3])
+
+
+def _sighting(rows: Sequence[Row]) -> Sighting:
+    routes = [_route(row[3:]) for row in rows if row[3] is not None]
+    return Sighting(_head(rows), {route.key: route for route in routes})
+
+
+def _route(row: Row) -> Route:
+    return Route(RouteKey.known(*row[:4]), row[4], bool(row[5]), *row[6:9])
+
+
+def _route_row(route: Route) -> dict[str, object]:
+    return {
+        **route.key._asdict(),
+        "url": route.url,
+        "is_active": route.is_active,
+        "revision": route.revision,
+        "created_at": route.created_at,
+        "updated_at": route.updated_at,
+    }
+
+
+def change_of(row: Row) -> Change:
+    """Return the change of a row of CHANGE_COLUMNS."""
+    key = RouteKey.known(*row[2:6])
+    return Change(row[0], row[1], key, Action(row[6]), row[7], bool(row[8]), *row[9:14])
+
+
+def _change_page(rows: Sequence[Row], size: int) -> ChangePage:
+    changes = [change_of(row[4:]) for row in rows if row[4] is not None]
+    compacted_revision = _only(rows[0] if rows else None)[3]
+    return ChangePage(_head(rows), changes[:size], len(changes) > size, compacted_revision)

@@ -1,0 +1,273 @@
+"""Follows the log of changes into the mirror, in order, on one thread; says how fresh the mirror is.
+
+The thread reads, the event loop applies: slices are handed over whole, so a reader on the loop sees all of a
+batch or none. Polls every 50 ms, and at once after a commit of this worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Protocol
+
+import structlog
+
+from traffic_manager.errors import RevisionGap, SourceUnavailable, StartRefused
+from traffic_manager.routing.mirror import WINDOW_CHANGES, Mirror
+from traffic_manager.routing.ports import ChangeFeed, Head, NameFilter, Pulse, Slice, Table
+
+POLL_S = 0.05
+# A slice must hold the largest batch (1,000); 100,000 changes were caught up in 0.3 s in slices of 2,000.
+SLICE_CHANGES = 2000
+# Answers from memory are flagged once the source was last seen longer ago than this.
+FRESH_S = 1.0
+_RETRY_FIRST_S = 0.1
+_RETRY_MOST_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class FollowerEvents(Protocol):
+    """What the follower reports: counters, never control flow."""
+
+    def polled(self, ok: bool) -> None:
+        """A poll ended."""
+
+    def gap(self) -> None:
+        """The log missed a revision."""
+
+    def fork(self) -> None:
+        """The database went on with another history."""
+
+
+@dataclass(eq=False)
+class Watcher:
+    """Waits, on the event loop, for changes that match a filter. *seen* is the last one's revision."""
+
+    wanted: NameFilter
+    seen: int = 0
+    is_released: bool = False
+    _event: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait(self, above: int, timeout_s: float) -> None:
+        """Return when a matching change above revision *above* was applied, or time is up."""
+        deadline = monotonic() + timeout_s
+        while self.seen <= above and not self.is_released:
+            self._event.clear()
+            try:
+                await asyncio.wait_for(self._event.wait(), deadline - monotonic())
+            except TimeoutError:
+                return
+
+    def notice(self, changes: Slice) -> None:
+        """Take note of the changes that match."""
+        for change in changes.changes:
+            if self.wanted.matches(change.key):
+                self.seen = change.revision
+                self._event.set()
+
+    def release(self) -> None:
+        """End all waiting, now and later."""
+        self.is_released = True
+        self._event.set()
+
+
+class Follower:
+    """Keeps *mirror* at the head of *feed*."""
+
+    def __init__(self, feed: ChangeFeed, mirror: Mirror, events: FollowerEvents) -> None:
+        self._feed = feed
+        self._mirror = mirror
+        self._events = events
+        self._woken = threading.Event()
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._watchers: set[Watcher] = set()
+        self._is_failing = False
+        # Monotonic time at which the last poll began that left the mirror at the head.
+        self._at_head: float | None = None
+        self.head_revision = 0
+        self.refusal: StartRefused | None = None
+        self.synchronised = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin to follow; call on the event loop that reads the mirror."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and let everybody go who waits. Blocks until the poll under way has ended."""
+        self._is_stopping = True
+        self._woken.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def wake(self, _revision: int = 0) -> None:
+        """Poll now, because there is a change. From any thread."""
+        self._woken.set()
+
+    def staleness_s(self) -> float | None:
+        """Return for how long the mirror has not been known to be at the head; None before it ever was."""
+        return None if self._at_head is None else monotonic() - self._at_head
+
+    def stale_age_s(self) -> int | None:
+        """Return the age to flag answers from memory with, None while they are fresh."""
+        if self._at_head is None:
+            return 0
+        staleness = monotonic() - self._at_head
+        return int(staleness) if staleness > FRESH_S else None
+
+    async def reached(self, revision: int, timeout_s: float) -> bool:
+        """Wait until the mirror has applied *revision*. False if it has not in time."""
+        if self._mirror.applied >= revision:
+            return True
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((revision, future))
+        self._woken.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(future, timeout_s)
+        return self._mirror.applied >= revision
+
+    @contextmanager
+    def watching(self, wanted: NameFilter) -> Iterator[Watcher]:
+        """Lend a watcher that notices changes from now on."""
+        watcher = Watcher(wanted, is_released=self._is_stopping)
+        self._watchers.add(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers.discard(watcher)
+
+    def release_watchers(self) -> None:
+        """Let everybody go who waits for changes: their histories moved, or the server stops."""
+        for watcher in self._watchers:
+            watcher.release()
+
+    def _run(self) -> None:
+        retry_s = _RETRY_FIRST_S
+        while not self._is_stopping:
+            is_ok = self._try_to_catch_up()
+            retry_s = _RETRY_FIRST_S if is_ok else min(_RETRY_MOST_S, retry_s * 2)
+            # Full jitter, so that workers do not come back to a struggling database in step.
+            pause_s = POLL_S if is_ok else random.uniform(0.02, retry_s)  # noqa: S311 not a secret
+            self._woken.wait(pause_s)
+            self._woken.clear()
+        self._feed.close()
+
+    def _try_to_catch_up(self) -> bool:
+        """Return False if the source could not be read; never raises, for this thread must not end."""
+        try:
+            self._catch_up()
+        except StartRefused as refusal:
+            self.refusal = self.refusal or refusal
+            self._on_loop(self.synchronised.set)
+            return self._report(refusal)
+        except RevisionGap as gap:
+            self._events.gap()
+            log.error("revision_gap", expected=gap.expected, found=gap.found)
+            return self._report(self._reload_safely() or gap)
+        except Exception as error:  # a bug; but a follower that ended would go stale for ever
+            return self._report(error)
+        self._events.polled(True)
+        if self._is_failing:
+            log.info("source_reached_again", revision=self.head_revision)
+        self._is_failing = False
+        return True
+
+    def _report(self, error: Exception) -> bool:
+        self._events.polled(False)
+        if not self._is_failing:
+            is_bug = not isinstance(error, SourceUnavailable | StartRefused | RevisionGap)
+            log.warning("source_lost", reason=str(error), exc_info=is_bug)
+        self._is_failing = True
+        return False
+
+    def _catch_up(self) -> None:
+        began = monotonic()
+        if self._mirror.head is None:
+            self._reload()
+        pulse = self._feed.pulse(self._mirror.applied)
+        if self._is_fork(pulse):
+            self._reload()
+            pulse = self._feed.pulse(self._mirror.applied)
+        self.head_revision = pulse.head.revision
+        while self._mirror.applied < pulse.head.revision and not self._is_stopping:
+            changes = self._feed.slice(self._mirror.applied, SLICE_CHANGES)
+            if changes is None:
+                break
+            self._on_loop(lambda changes=changes: self._apply(changes))  # type: ignore[misc] # bound now
+        self._at_head = began
+
+    def _is_fork(self, pulse: Pulse) -> bool:
+        """Return whether the database has another past than the mirror: restored, swapped or failed over."""
+        known = self._mirror.head
+        if known is None:
+            return False
+        is_same = known.epoch == pulse.head.epoch and pulse.chain == self._mirror.chain
+        if not is_same:
+            self._events.fork()
+            log.error("history_fork", applied=self._mirror.applied, head=pulse.head.revision)
+        return not is_same
+
+    def _reload(self) -> None:
+        table = self._feed.table(self._mirror.max_routes, WINDOW_CHANGES)
+        self._on_loop(lambda: self._load(table))
+
+    def _reload_safely(self) -> Exception | None:
+        try:
+            self._reload()
+        except Exception as error:
+            return error
+        return None
+
+    def _on_loop(self, work: Callable[[], None]) -> None:
+        """Run *work* on the event loop and wait for it."""
+        done = threading.Event()
+
+        def run() -> None:
+            try:
+                work()
+            finally:
+                done.set()
+
+        with suppress(RuntimeError):  # the loop has closed: we are stopping
+            assert self._loop is not None  # noqa: S101 set by start, before this thread
+            self._loop.call_soon_threadsafe(run)
+            while not done.wait(1.0) and not self._is_stopping:
+                pass
+
+    def _load(self, table: Table) -> None:
+        is_other = self._mirror.head is not None
+        self._mirror.load(table)
+        self.synchronised.set()
+        self._let_go()
+        if is_other:
+            self.release_watchers()
+        log.info("synchronised", revision=table.head.revision, routes=len(table.entries))
+
+    def _apply(self, changes: Slice) -> None:
+        head = self._mirror.head
+        assert head is not None  # noqa: S101 slices come after a table
+        self._mirror.apply(changes)
+        self._mirror.head = Head(head.epoch, head.epoch_number, changes.upto)
+        for watcher in self._watchers:
+            watcher.notice(changes)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        still = []
+        for revision, future in self._waiting:
+            if future.done():
+                continue
+            if revision <= self._mirror.applied:
+                future.set_result(None)
+            else:
+                still.append((revision, future))
+        self._waiting = still

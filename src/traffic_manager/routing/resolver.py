@@ -1,0 +1,171 @@
+"""The read path: which URL serves a key, from memory if it can be known there, else from Redis, else from the
+database. No interleaving of fills, changes and restarts makes an answer for a key go back in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from traffic_manager.errors import EpochMismatch, NotYetReached, SourceUnavailable
+from traffic_manager.routing.bulkhead import Bulkhead
+from traffic_manager.routing.follower import Follower
+from traffic_manager.routing.mirror import Mirror
+from traffic_manager.routing.model import Position, RouteKey
+from traffic_manager.routing.ports import CachedRoute, Entry, Head, RouteCache, RouteStore, Sighting
+
+# How long a read waits for the mirror to come up to a revision before it asks the database.
+CATCH_UP_S = 0.1
+# A fill is refused only if something later became known meanwhile; a second one can hardly meet that again.
+_FILL_ATTEMPTS = 4
+_MAX_PENDING_PUTS = 256
+
+
+class Source(StrEnum):
+    """What an answer cost."""
+
+    HIT = "hit"
+    MISS = "miss"
+    NEGATIVE = "negative"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is known of a key: *entry* is None if it has no active route; true at *as_of*. *stale_age_s* is
+    set if the source has been out of reach for that long."""
+
+    epoch8: str
+    as_of: int
+    entry: Entry | None
+    source: Source
+    stale_age_s: int | None = None
+
+
+class Resolver:
+    """Answers from *mirror*, *cache* (None: not configured) and *store*. For one event loop."""
+
+    def __init__(
+        self, mirror: Mirror, follower: Follower, cache: RouteCache | None, store: RouteStore, reads: Bulkhead
+    ) -> None:
+        self._mirror = mirror
+        self._follower = follower
+        self._cache = cache
+        self._store = store
+        self._reads = reads
+        self._flights: dict[RouteKey, asyncio.Task[Sighting]] = {}
+        self._puts: set[asyncio.Task[None]] = set()
+
+    async def resolve(
+        self, key: RouteKey, *, is_strong: bool = False, at_least: Position | None = None
+    ) -> Answer:
+        """Return what is known of *key*. *is_strong*: as the database has it now. *at_least*: not older than
+        that revision. Raises EpochMismatch, NotYetReached or SourceUnavailable, never a false "not found"."""
+        if is_strong:
+            return self._newer(key, await self._look_up(key), at_least)
+        if at_least is not None and not await self._has_reached(at_least):
+            return self._newer(key, await self._look_up(key), at_least)
+        return self.from_memory(key) or await self._from_cache(key) or await self._fill(key)
+
+    def from_memory(self, key: RouteKey) -> Answer | None:
+        """Return what the mirror knows of *key*, None if it cannot tell."""
+        mirror, text = self._mirror, str(key)
+        if mirror.head is None or not mirror.is_complete:
+            return None
+        as_of, entry = mirror.shown.get(text) or (mirror.applied, mirror.entries.get(text))
+        return self._known(mirror.head, as_of, entry)
+
+    def _known(self, head: Head, as_of: int, entry: Entry | None) -> Answer:
+        source = Source.HIT if entry else Source.NEGATIVE
+        return Answer(head.epoch8, as_of, entry, source, self._follower.stale_age_s())
+
+    async def _has_reached(self, wanted: Position) -> bool:
+        head = self._mirror.head
+        if head is None:
+            return False
+        _check_epoch(wanted, head)
+        return await self._follower.reached(wanted.revision, CATCH_UP_S)
+
+    def _newer(self, key: RouteKey, sighting: Sighting, at_least: Position | None) -> Answer:
+        """Return the newer of what the database said and what the mirror knows, never below *at_least*."""
+        if at_least is not None:
+            _check_epoch(at_least, sighting.head)
+            if sighting.head.revision < at_least.revision:
+                raise NotYetReached(f"revision {at_least} does not exist yet")
+        known = self.from_memory(key)
+        is_same_history = self._mirror.head is None or self._mirror.head.epoch == sighting.head.epoch
+        if known and is_same_history and known.as_of > sighting.head.revision:
+            return known
+        return self._shown(key, sighting)
+
+    async def _from_cache(self, key: RouteKey) -> Answer | None:
+        head = self._mirror.head
+        if self._cache is None or head is None:
+            return None
+        cached = await self._cache.get(key)
+        head = self._mirror.head or head  # the mirror may have moved while we waited
+        if cached is None or cached.epoch != head.epoch or not self._mirror.accept(str(key), cached.as_of):
+            return None
+        as_of = max(cached.as_of, self._mirror.applied)
+        entry = Entry(cached.url, cached.revision) if cached.url is not None else None
+        self._mirror.show(str(key), as_of, entry)
+        return self._known(head, as_of, entry)
+
+    async def _fill(self, key: RouteKey) -> Answer:
+        for _ in range(_FILL_ATTEMPTS):
+            sighting = await self._join_flight(key)
+            head = self._mirror.head
+            is_same_history = head is None or head.epoch == sighting.head.epoch
+            if not is_same_history or self._mirror.accept(str(key), sighting.head.revision):
+                return self._shown(key, sighting)
+        raise SourceUnavailable("the route changes faster than it can be read")
+
+    async def _join_flight(self, key: RouteKey) -> Sighting:
+        """Read the database once for all who ask for *key* at the same time."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = asyncio.get_running_loop().create_task(self._look_up(key))
+            self._flights[key] = flight
+            flight.add_done_callback(lambda _: self._flights.pop(key, None))
+        return await asyncio.shield(flight)
+
+    async def _look_up(self, key: RouteKey) -> Sighting:
+        sighting = await self._reads.run(lambda: self._store.look_up([key]))
+        if self._cache and not self._mirror.is_complete:
+            self._in_background(self._cache.put(key, _cached(key, sighting)))
+        return sighting
+
+    def _shown(self, key: RouteKey, sighting: Sighting) -> Answer:
+        head, entry = sighting.head, _active(sighting, key)
+        if self._mirror.head is None or self._mirror.head.epoch == head.epoch:
+            self._mirror.show(str(key), head.revision, entry)
+        else:
+            self._follower.wake()  # it will find the fork
+        return Answer(head.epoch8, head.revision, entry, Source.MISS)
+
+    def _in_background(self, put: Coroutine[Any, Any, None]) -> None:
+        if len(self._puts) >= _MAX_PENDING_PUTS:
+            put.close()  # Redis is slower than the misses; the next miss will try again
+            return
+        task = asyncio.get_running_loop().create_task(put)
+        self._puts.add(task)
+        task.add_done_callback(self._puts.discard)
+
+
+def _check_epoch(wanted: Position, head: Head) -> None:
+    if wanted.epoch8 != head.epoch8:
+        raise EpochMismatch(str(wanted), head.epoch8)
+
+
+def _active(sighting: Sighting, key: RouteKey) -> Entry | None:
+    route = sighting.routes.get(key)
+    return Entry(route.url, route.revision) if route and route.is_active else None
+
+
+def _cached(key: RouteKey, sighting: Sighting) -> CachedRoute:
+    head, entry = sighting.head, _active(sighting, key)
+    if entry is None:
+        return CachedRoute(head.epoch, head.revision, 0, None)
+    return CachedRoute(head.epoch, head.revision, entry.revision, entry.url)
