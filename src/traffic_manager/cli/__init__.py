@@ -1,0 +1,68 @@
+"""The command `traffic-manager`: the server's own commands, and a client of the HTTP API.
+
+Modules imported here must stay light, because every start pays for them; commands import what is heavy
+(`client`, rich, the server) when they run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from traffic_manager import __version__
+from traffic_manager.cli import changes, health, routes, server, transfer, writes
+from traffic_manager.cli.exits import HELP, READER_GONE
+
+app = typer.Typer(
+    name="traffic-manager",
+    help="Which URL serves this service of this tenant, environment and version, right now?",
+    epilog=HELP,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"traffic-manager {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the program's version."
+    ),
+) -> None:
+    """Which URL serves this service of this tenant, environment and version, right now?"""
+
+
+routes_app = typer.Typer(help="Read and change routes.", no_args_is_help=True)
+server.register(app)
+routes.register(app, routes_app)
+writes.register(routes_app)
+transfer.register(routes_app)
+app.add_typer(routes_app, name="routes")
+changes.register(app)
+health.register(app)
+
+
+def main() -> None:
+    """Run the command line and exit with a code of `exits`."""
+    try:
+        app(prog_name="traffic-manager")
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write what is left. If nobody reads it any more (`... | head`), end quietly as other tools do."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(READER_GONE) from None

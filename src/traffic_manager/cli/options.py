@@ -1,0 +1,106 @@
+"""The arguments and options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from traffic_manager import __version__
+from traffic_manager.cli.output import Format, ListFormat
+from traffic_manager.errors import InvalidInput
+from traffic_manager.routing.model import NAME_FIELDS, RouteKey, name_problem
+
+if TYPE_CHECKING:
+    from traffic_manager.client import Client, Filter
+
+DEFAULT_SERVER = "http://127.0.0.1:8000"
+DEFAULT_TIMEOUT_S = 10.0
+
+
+def _key(text: str) -> RouteKey:
+    names = text.split("/")
+    if len(names) != len(NAME_FIELDS):
+        raise typer.BadParameter("must be TENANT/SERVICE/ENV/VERSION, such as team-a/payments/prod/v2")
+    try:
+        return RouteKey.of(*names)
+    except InvalidInput as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _name(param: typer.CallbackParam, value: str | None) -> str | None:
+    problem = None if value is None else name_problem(str(param.name), value)
+    if problem:
+        raise typer.BadParameter(problem.detail)
+    return value
+
+
+def _server(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise typer.BadParameter("must begin with http:// or https://")
+    return value
+
+
+def _etag(value: str | None) -> str | None:
+    """Return the header's value: an etag may be given with or without its quotes."""
+    if value is None or value == "*" or value.startswith('"'):
+        return value
+    return f'"{value}"'
+
+
+RouteArgument = Annotated[
+    RouteKey,
+    typer.Argument(parser=_key, metavar="TENANT/SERVICE/ENV/VERSION", help="The route.", show_default=False),
+]
+UrlArgument = Annotated[
+    str, typer.Argument(metavar="URL", help="The URL that serves it.", show_default=False)
+]
+
+Tenant = Annotated[str | None, typer.Option("--tenant", callback=_name, help="Only this tenant.")]
+Service = Annotated[str | None, typer.Option("--service", callback=_name, help="Only this service.")]
+Env = Annotated[str | None, typer.Option("--env", callback=_name, help="Only this environment.")]
+Version = Annotated[str | None, typer.Option("--version", callback=_name, help="Only this version.")]
+Active = Annotated[
+    bool | None,
+    typer.Option("--active/--inactive", help="Only active, or only inactive routes.", show_default=False),
+]
+
+IfMatch = Annotated[
+    str | None,
+    typer.Option(
+        "--if-match",
+        metavar="ETAG",
+        callback=_etag,
+        help="Do it only if the route is still as `routes get` showed it; `*`: only if it exists.",
+    ),
+]
+
+Server = Annotated[
+    str,
+    typer.Option("--server", envvar="TM_URL", metavar="URL", callback=_server, help="Where the server is."),
+]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.1, max=600, metavar="SECONDS", help="How long to wait for it.")
+]
+Output = Annotated[Format, typer.Option("--output", "-o", help="`table` for people, `json` for programs.")]
+ListOutput = Annotated[
+    ListFormat,
+    typer.Option("--output", "-o", help="`table` for people, `json` for programs, `csv` as import reads it."),
+]
+
+
+def connect(server: str, timeout_s: float) -> Client:
+    """Return a client of *server*; it connects with its first call."""
+    from traffic_manager.client import Client
+
+    try:
+        return Client(server, timeout_s=timeout_s, user_agent=f"traffic-manager/{__version__}")
+    except ValueError as error:
+        raise typer.BadParameter(f"--server or TM_URL {error}") from None
+
+
+def wanted(tenant: str | None, service: str | None, env: str | None, version: str | None) -> Filter:
+    """Return the filter that the four options make."""
+    from traffic_manager.client import Filter
+
+    return Filter(tenant, service, env, version)

@@ -1,0 +1,205 @@
+"""What goes to stdout (the result and nothing else) and to stderr (everything that is said about it)."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from enum import StrEnum
+from io import StringIO
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from traffic_manager.client import Change, Reply, Route
+
+CSV_COLUMNS = ("tenant", "service", "env", "version", "url", "is_active")
+
+# Where stdout is a file or a pipe, a table's rows are never folded: a line stays a line for grep.
+_UNFOLDED_COLUMNS = 10_000
+
+
+class Format(StrEnum):
+    """How a result is written."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class ListFormat(StrEnum):
+    """How a list of routes is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+class ExportFormat(StrEnum):
+    """How exported routes are written."""
+
+    CSV = "csv"
+    JSON = "json"
+
+
+# To stderr
+
+
+def error(what: str) -> None:
+    """Say what went wrong."""
+    _say("error: ", what, typer.colors.RED)
+
+
+def hint(what_to_do: str) -> None:
+    """Say what to do about it."""
+    _say("hint: ", what_to_do, typer.colors.YELLOW)
+
+
+def note(text: str) -> None:
+    """Say something about the result."""
+    _say("", text, None)
+
+
+def _say(label: str, text: str, colour: str | None) -> None:
+    styled = typer.style(label, fg=colour, bold=True) if colour else label
+    typer.echo(styled + printable(text), err=True, color=False if "NO_COLOR" in os.environ else None)
+
+
+def printable(text: str) -> str:
+    """Return *text* without characters that could steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+# To stdout
+
+
+def line(text: str) -> None:
+    """Write one line at once, for a reader who follows."""
+    typer.echo(text)
+
+
+def document(value: object) -> None:
+    """Write one JSON document."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def json_line(value: object) -> str:
+    """Return *value* as JSON on one line."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a table that fits the terminal; long cells are folded, none is cut. Columns whose name ends
+    with `#` hold numbers."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for name in columns:
+        is_number = name.endswith("#")
+        shown.add_column(
+            name.rstrip("#"),
+            justify="right" if is_number else "left",
+            no_wrap=is_number or name in ("when", "action", "state", "status", "check"),
+            overflow="fold",
+        )
+    for row in rows:
+        shown.add_row(*(Text(printable(cell), style=_STYLES.get(cell, "")) for cell in row))
+    _stdout().print(shown)
+
+
+_STYLES = {
+    "active": "green",
+    "inactive": "dim",
+    "created": "green",
+    "activated": "green",
+    "deactivated": "yellow",
+    "deleted": "red",
+    "healthy": "green",
+    "ready": "green",
+    "degraded": "yellow",
+    "disabled": "dim",
+    "unhealthy": "red",
+}
+
+
+def _stdout() -> Console:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _UNFOLDED_COLUMNS
+    return Console(width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+
+
+def fields(pairs: Iterable[tuple[str, str]]) -> None:
+    """Write one thing's fields, a line each."""
+    found = [(name, printable(value)) for name, value in pairs]
+    width = max(len(name) for name, _ in found)
+    typer.echo("\n".join(f"{name:<{width}}  {value}" for name, value in found))
+
+
+# Routes and changes
+
+
+def state(is_active: bool) -> str:
+    """Return the word for it."""
+    return "active" if is_active else "inactive"
+
+
+def when(rfc3339: str) -> str:
+    """Return the time, in UTC and to the second, as people read it."""
+    return f"{rfc3339[:19].replace('T', ' ')}Z"
+
+
+def route(reply: Reply[Route], form: Format) -> None:
+    """Write one route with the etag that `--if-match` takes."""
+    found = reply.value
+    if form is Format.JSON:
+        return document(asdict(found) | {"etag": reply.etag})
+    return fields(
+        (
+            ("route", "/".join(found.key)),
+            ("url", found.url),
+            ("state", state(found.is_active)),
+            ("revision", str(found.revision)),
+            ("etag", reply.etag or "-"),
+            ("created", when(found.created_at)),
+            ("updated", when(found.updated_at)),
+        )
+    )
+
+
+def route_table(routes: Iterable[Route]) -> None:
+    """Write routes for people. The first column is what other commands take."""
+    rows = (("/".join(r.key), r.url, state(r.is_active), str(r.revision)) for r in routes)
+    table(("route", "url", "state", "revision#"), rows)
+
+
+def change_table(changes: Iterable[Change]) -> None:
+    """Write changes for people."""
+    rows = ((str(c.revision), when(c.occurred_at), c.action, "/".join(c.key), c.url or "") for c in changes)
+    table(("revision#", "when", "action", "route", "url"), rows)
+
+
+def csv_lines(routes: Iterable[Route]) -> Iterator[str]:
+    """Yield routes as the lines that `routes import` reads, the header first."""
+    yield _csv_line(CSV_COLUMNS)
+    for found in routes:
+        yield _csv_line((*found.key, found.url, "true" if found.is_active else "false"))
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    buffer = StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue()
+
+
+def lines(finished: Iterable[str]) -> None:
+    """Write lines that carry their own ends."""
+    sys.stdout.writelines(finished)
+    sys.stdout.flush()

@@ -1,0 +1,71 @@
+"""A small synchronous client of the HTTP API. It stands alone: it imports nothing else of the project.
+
+    with Client("http://127.0.0.1:8000") as client:
+        url = client.resolve(("team-a", "payments", "prod", "v2")).value.url
+
+Every call answers with a `Reply` or raises a `ClientError`; `errors.py` draws the tree.
+"""
+
+from traffic_manager.client.backoff import full_jitter_s
+from traffic_manager.client.errors import (
+    ClientError,
+    Conflict,
+    FieldError,
+    HistoryGone,
+    NotFound,
+    Problem,
+    Refused,
+    Unavailable,
+    UnexpectedAnswer,
+    Unreachable,
+)
+from traffic_manager.client.http import Client
+from traffic_manager.client.model import (
+    BatchResult,
+    Change,
+    ChangePage,
+    Filter,
+    HistoryPage,
+    Key,
+    Operation,
+    OperationResult,
+    Position,
+    Readiness,
+    Reply,
+    Resolved,
+    Route,
+    RoutePage,
+)
+from traffic_manager.client.table import Table, TableMoved, read_table
+
+__all__ = [
+    "BatchResult",
+    "Change",
+    "ChangePage",
+    "Client",
+    "ClientError",
+    "Conflict",
+    "FieldError",
+    "Filter",
+    "HistoryGone",
+    "HistoryPage",
+    "Key",
+    "NotFound",
+    "Operation",
+    "OperationResult",
+    "Position",
+    "Problem",
+    "Readiness",
+    "Refused",
+    "Reply",
+    "Resolved",
+    "Route",
+    "RoutePage",
+    "Table",
+    "TableMoved",
+    "Unavailable",
+    "UnexpectedAnswer",
+    "Unreachable",
+    "full_jitter_s",
+    "read_table",
+]

@@ -1,0 +1,96 @@
+"""What the server's answers mean: documents become the types of `model`, failures become problems."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import httpx2
+
+from traffic_manager.client.errors import FieldError, Problem
+from traffic_manager.client.model import (
+    BatchResult,
+    Change,
+    ChangePage,
+    HistoryPage,
+    Json,
+    OperationResult,
+    Position,
+    Route,
+    RoutePage,
+    read,
+    read_all,
+)
+
+# A proxy before the server says these without a problem document.
+_PROXY_STATUSES = (429, 502, 503, 504)
+
+
+def json_of(answer: httpx2.Response) -> Any:  # Any: JSON values
+    """Return the body as JSON values, None if there is none or it is not JSON."""
+    try:
+        return json.loads(answer.content) if answer.content else None
+    except ValueError:
+        return None
+
+
+def route_page(document: Any) -> RoutePage:  # Any: JSON values
+    """Return a page of routes. Raises ValueError, as all of these do, if it is something else."""
+    page = read(RoutePage, document)
+    return replace(page, routes=read_all(Route, page.routes))
+
+
+def history_page(document: Any) -> HistoryPage:  # Any: JSON values
+    """Return a page of a route's changes."""
+    page = read(HistoryPage, document)
+    return replace(page, changes=read_all(Change, page.changes))
+
+
+def change_page(document: Any) -> ChangePage:  # Any: JSON values
+    """Return a page of changes."""
+    page = read(ChangePage, document)
+    return ChangePage(
+        read_all(Change, page.changes), Position.parse(str(page.head)), Position.parse(str(page.next_after))
+    )
+
+
+def batch_result(document: Any) -> BatchResult:  # Any: JSON values
+    """Return what each operation of a batch did."""
+    return BatchResult(read_all(OperationResult, read(BatchResult, document).results))
+
+
+def problem_of(answer: httpx2.Response) -> Problem | None:
+    """Return what went wrong, None if the answer does not come from Traffic Manager or a proxy before it."""
+    document = json_of(answer)
+    if isinstance(document, dict) and "problem+json" in answer.headers.get("Content-Type", ""):
+        return _problem(answer, document)
+    if answer.status_code in _PROXY_STATUSES:
+        return Problem(answer.status_code, title=answer.reason_phrase, retry_after_s=_retry_after_s(answer))
+    return None
+
+
+def _problem(answer: httpx2.Response, document: Json) -> Problem:
+    current, index = document.get("current"), document.get("index")
+    return Problem(
+        status=answer.status_code,
+        type=str(document.get("type", "about:blank")),
+        title=str(document.get("title") or answer.reason_phrase),
+        detail=str(document.get("detail") or ""),
+        correlation_id=document.get("correlation_id"),
+        errors=_field_errors(document.get("errors")),
+        current=current if isinstance(current, dict) else None,
+        index=index if isinstance(index, int) else None,
+        head=document.get("head"),
+        retry_after_s=_retry_after_s(answer),
+    )
+
+
+def _field_errors(errors: Any) -> tuple[FieldError, ...]:  # Any: JSON values
+    found = [e for e in errors if isinstance(e, dict)] if isinstance(errors, list) else []
+    return tuple(FieldError(*(str(e.get(name, "")) for name in ("field", "code", "detail"))) for e in found)
+
+
+def _retry_after_s(answer: httpx2.Response) -> float | None:
+    text = answer.headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() else None

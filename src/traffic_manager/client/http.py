@@ -1,0 +1,271 @@
+"""The calls of the API, one method each, over one connection pool."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import httpx2
+
+from traffic_manager.client.answers import (
+    batch_result,
+    change_page,
+    history_page,
+    json_of,
+    problem_of,
+    route_page,
+)
+from traffic_manager.client.errors import UnexpectedAnswer, Unreachable, refusal
+from traffic_manager.client.model import (
+    BatchResult,
+    ChangePage,
+    Filter,
+    HistoryPage,
+    Key,
+    Operation,
+    Position,
+    Readiness,
+    Reply,
+    Resolved,
+    Route,
+    RoutePage,
+    read,
+)
+
+T = TypeVar("T")
+
+PAGE_SIZE_MAX = 500
+CHANGES_LIMIT_MAX = 1000
+BATCH_OPERATIONS_MAX = 1000
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+
+_NAMES = ("tenant", "service", "env", "version")
+# These fail before a byte of the request is sent; after any other failure the work may have been done.
+_NEVER_SENT = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.ProxyError,
+    httpx2.UnsupportedProtocol,
+    httpx2.LocalProtocolError,
+)
+
+
+class Client:
+    """A client of the server at *url* (`http://host:port`, also with a path before the API's).
+
+    *timeout_s* bounds connecting and each wait for bytes. Close it, or use it as a context manager. Threads
+    may share it. Raises ValueError if *url* is not an HTTP URL.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 10.0, user_agent: str = "traffic-manager") -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must begin with http:// or https:// and name a host")
+        self._base = url.rstrip("/")
+        self._timeout_s = timeout_s
+        self.shown_url = _without_secrets(url)
+        # Loading the trusted certificates takes 94 ms, and plain HTTP never looks at them.
+        self._http = httpx2.Client(
+            headers={"User-Agent": user_agent}, timeout=timeout_s, verify=parts.scheme == "https"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    # Routes
+
+    def resolve(self, key: Key) -> Reply[Resolved]:
+        """Return which URL serves *key*. Raises NotFound if no active route does."""
+        reply = self._call("GET", "/routes/resolve", params=_named(key))
+        return self._read(reply, lambda document: read(Resolved, document))
+
+    def get(self, key: Key) -> Reply[Route]:
+        """Return the route, active or not. Raises NotFound."""
+        return self._route(self._call("GET", _path(key)))
+
+    def create(self, key: Key, url: str) -> Reply[Route]:
+        """Create an active route (status 201); the same active route again changes nothing (200). Raises
+        Conflict if another one is there."""
+        return self._route(self._call("POST", "/routes", body={**_named(key), "url": url}))
+
+    def put(
+        self, key: Key, url: str, *, is_active: bool | None = None, if_match: str | None = None
+    ) -> Reply[Route]:
+        """Create or replace the route. *is_active* None leaves it as it is (active if new)."""
+        body = {"url": url} if is_active is None else {"url": url, "is_active": is_active}
+        return self._route(self._call("PUT", _path(key), body=body, if_match=if_match))
+
+    def activate(self, key: Key, *, if_match: str | None = None) -> Reply[Route]:
+        """Make the route active. Raises NotFound."""
+        return self._route(self._call("POST", "/routes/activate", body=_named(key), if_match=if_match))
+
+    def deactivate(self, key: Key, *, if_match: str | None = None) -> Reply[Route]:
+        """Make the route inactive: it stays, but resolve does not see it. Raises NotFound."""
+        return self._route(self._call("POST", "/routes/deactivate", body=_named(key), if_match=if_match))
+
+    def delete(self, key: Key, *, if_match: str | None = None) -> Reply[None]:
+        """Delete the route. Raises NotFound, also the second time."""
+        reply = self._call("DELETE", _path(key), if_match=if_match)
+        return self._read(reply, lambda document: None)
+
+    def routes(
+        self,
+        wanted: Filter,
+        *,
+        is_active: bool | None = None,
+        page_size: int = PAGE_SIZE_MAX,
+        page_token: str | None = None,
+    ) -> Reply[RoutePage]:
+        """Return one page of routes, in key order."""
+        params = wanted.params() | {"page_size": str(page_size)} | _token(page_token)
+        if is_active is not None:
+            params["is_active"] = "true" if is_active else "false"
+        return self._read(self._call("GET", "/routes", params=params), route_page)
+
+    def history(
+        self, key: Key, *, page_size: int = PAGE_SIZE_MAX, page_token: str | None = None
+    ) -> Reply[HistoryPage]:
+        """Return one page of the route's changes, the newest first."""
+        params = {"page_size": str(page_size)} | _token(page_token)
+        return self._read(self._call("GET", f"{_path(key)}/history", params=params), history_page)
+
+    def batch(self, operations: Sequence[Operation], *, dry_run: bool = False) -> Reply[BatchResult]:
+        """Carry out all operations or none, in one change of the table. Raises Refused with
+        `problem.index` if one fails. With *dry_run* only tell what would happen."""
+        body = {"dry_run": dry_run, "operations": operations}
+        return self._read(self._call("POST", "/routes/batch", body=body), batch_result)
+
+    # Changes and health
+
+    def changes(
+        self,
+        after: Position | int | str,
+        wanted: Filter,
+        *,
+        limit: int = CHANGES_LIMIT_MAX,
+        wait_s: int = 0,
+    ) -> Reply[ChangePage]:
+        """Return the changes after *after*, in order; with *wait_s* wait that long for the first one.
+        Raises HistoryGone if they are no longer kept."""
+        params = wanted.params() | {"after": str(after), "limit": str(limit)}
+        if wait_s:
+            params["wait"] = str(wait_s)
+        reply = self._call("GET", "/changes", params=params, timeout_s=self._timeout_s + wait_s)
+        return self._read(reply, change_page)
+
+    def ready(self) -> Readiness:
+        """Return whether the server takes work, and its checks. Raises Unavailable if it cannot even say."""
+        answer = self._send("GET", f"{self._base}/health/ready")
+        document = json_of(answer)
+        if answer.status_code not in (200, 503) or not isinstance(document, dict) or "checks" not in document:
+            raise self._failure(answer)
+        return Readiness(answer.status_code == 200, document)
+
+    # One call
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: object = None,
+        if_match: str | None = None,
+        timeout_s: float | None = None,
+    ) -> httpx2.Response:
+        """Return the answer if it is a success, else raise what it means."""
+        query = f"?{urlencode(params, quote_via=quote)}" if params else ""
+        headers = {"If-Match": if_match} if if_match is not None else {}
+        content = None if body is None else encoded(body)
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        answer = self._send(method, f"{self._base}/api/v1{path}{query}", headers, content, timeout_s)
+        if not answer.is_success:
+            raise self._failure(answer)
+        return answer
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        timeout_s: float | None = None,
+    ) -> httpx2.Response:
+        try:
+            return self._http.request(
+                method, url, headers=headers, content=content, timeout=timeout_s or self._timeout_s
+            )
+        except httpx2.TransportError as error:
+            may_be_done = not isinstance(error, _NEVER_SENT)
+            raise Unreachable(self.shown_url, _reason(error), may_be_done=may_be_done) from error
+        except httpx2.DecodingError as error:
+            raise UnexpectedAnswer(self.shown_url, "a body that cannot be decoded") from error
+
+    def _failure(self, answer: httpx2.Response) -> Exception:
+        problem = problem_of(answer)
+        if problem is not None:
+            return refusal(problem)
+        kind = answer.headers.get("Content-Type", "no content type")
+        return UnexpectedAnswer(self.shown_url, f"HTTP {answer.status_code} with {kind}")
+
+    def _route(self, answer: httpx2.Response) -> Reply[Route]:
+        return self._read(answer, lambda document: read(Route, document))
+
+    def _read(self, answer: httpx2.Response, reader: Callable[[Any], T]) -> Reply[T]:  # Any: JSON values
+        headers = answer.headers
+        try:
+            position = Position.parse(headers["TM-Revision"]) if "TM-Revision" in headers else None
+            value = reader(json_of(answer))
+        except ValueError as error:
+            raise UnexpectedAnswer(self.shown_url, f"HTTP {answer.status_code} with {error}") from error
+        age_s = int(headers.get("Age", "0")) if headers.get("TM-Stale") == "?1" else None
+        return Reply(value, answer.status_code, position, headers.get("ETag"), age_s)
+
+
+def encoded(body: object) -> bytes:
+    """Return *body* as the bytes that are sent."""
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _named(key: Key) -> dict[str, str]:
+    return dict(zip(_NAMES, key, strict=True))
+
+
+def _path(key: Key) -> str:
+    return "/routes/" + "/".join(quote(name, safe="") for name in key)
+
+
+def _token(page_token: str | None) -> dict[str, str]:
+    return {} if page_token is None else {"page_token": page_token}
+
+
+def _reason(error: httpx2.TransportError) -> str:
+    if isinstance(error, httpx2.ConnectTimeout):
+        return "connecting timed out"
+    if isinstance(error, httpx2.TimeoutException):
+        return "it took too long"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+        cause = cause.__cause__ or cause.__context__
+    return str(error).lower() or "the connection broke"

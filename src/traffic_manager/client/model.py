@@ -1,0 +1,207 @@
+"""What the API's documents hold, as frozen types. Fields that a newer server adds are passed over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
+
+Key = tuple[str, str, str, str]  # tenant, service, env, version
+Json = dict[str, Any]  # Any: JSON values
+
+T = TypeVar("T")
+
+_is_position = re.compile(r"([0-9a-f]{8})\.([0-9]{1,18})", re.ASCII).fullmatch
+
+
+class Position(NamedTuple):
+    """A place in a history, written `<epoch8>.<revision>`, as in the header `TM-Revision`."""
+
+    epoch8: str
+    revision: int
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """Return the position. Raises ValueError if *text* is not of that form."""
+        match = _is_position(text)
+        if not match:
+            raise ValueError("must be <epoch8>.<revision>")
+        return cls(match[1], int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.epoch8}.{self.revision}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[T]):
+    """What a call answered: *value*, and what its headers say. *position* is the revision that a read was
+    true at or that a write made; *etag* stands for `If-Match`; *age_s* is set only if the answer may be
+    stale."""
+
+    value: T
+    status: int
+    position: Position | None = None
+    etag: str | None = None
+    age_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which routes or changes are asked for; None means any."""
+
+    tenant: str | None = None
+    service: str | None = None
+    env: str | None = None
+    version: str | None = None
+
+    def params(self) -> dict[str, str]:
+        """Return the query parameters."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Which URL serves the four names now; *revision* is the route's."""
+
+    tenant: str
+    service: str
+    env: str
+    version: str
+    url: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route; times are RFC 3339 text in UTC."""
+
+    tenant: str
+    service: str
+    env: str
+    version: str
+    url: str
+    is_active: bool
+    revision: int
+    created_at: str
+    updated_at: str
+
+    @property
+    def key(self) -> Key:
+        """The four names."""
+        return self.tenant, self.service, self.env, self.version
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One numbered change. *url* and *is_active* are the state after it, *previous* the state before."""
+
+    revision: int
+    action: str
+    tenant: str
+    service: str
+    env: str
+    version: str
+    url: str | None
+    is_active: bool
+    previous: Json | None
+    actor: str | None
+    correlation_id: str | None
+    occurred_at: str
+
+    @property
+    def key(self) -> Key:
+        """The four names."""
+        return self.tenant, self.service, self.env, self.version
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePage:
+    """Routes in key order; *next_page_token* is None on the last page."""
+
+    routes: Sequence[Route]
+    next_page_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """Changes of one route, the newest first. *truncated*: older ones are no longer kept."""
+
+    changes: Sequence[Change]
+    next_page_token: str | None
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePage:
+    """Changes in order. *next_after* continues; it moves on even where a filter let no change through."""
+
+    changes: Sequence[Change]
+    head: Position
+    next_after: Position
+
+
+class Operation(TypedDict, total=False):
+    """One operation of a batch."""
+
+    operation: str
+    tenant: str
+    service: str
+    env: str
+    version: str
+    url: str
+    is_active: bool
+    if_match: str
+
+
+@dataclass(frozen=True, slots=True)
+class OperationResult:
+    """What one operation did. *action* is None if nothing changed."""
+
+    changed: bool
+    action: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What each operation did, in the order sent."""
+
+    results: Sequence[OperationResult]
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether the server takes work, and its checks: by name, each with a status and a message."""
+
+    is_ready: bool
+    document: Json
+
+    @property
+    def checks(self) -> Mapping[str, Json]:
+        """The checks by name."""
+        checks = self.document.get("checks")
+        return checks if isinstance(checks, dict) else {}
+
+
+def read(kind: type[T], document: Any) -> T:  # Any: JSON values
+    """Return *document* as *kind*. Raises ValueError if it is not an object or lacks a field."""
+    if not isinstance(document, dict):
+        raise ValueError("no JSON object")
+    names: tuple[str, ...] = _field_names(kind)  # type: ignore[arg-type]  # mypy: a type[T] is hashable
+    try:
+        return kind(**{name: document[name] for name in names})
+    except KeyError as error:
+        raise ValueError(f"an object without {error.args[0]!r}") from None
+
+
+@cache
+def _field_names(kind: Any) -> tuple[str, ...]:  # Any: a dataclass, for which there is no public type
+    return tuple(field.name for field in fields(kind))
+
+
+def read_all(kind: type[T], documents: Any) -> tuple[T, ...]:  # Any: JSON values
+    """Return *documents* as *kind* each. Raises ValueError as `read` does."""
+    if not isinstance(documents, list):
+        raise ValueError("no JSON array")
+    return tuple(read(kind, document) for document in documents)
