@@ -2,6 +2,7 @@
 
     TrafficManagerError
     ├── InvalidInput            what was sent breaks a rule; names each field
+    ├── RequestRefused          a request that HTTP itself refuses: too large, wrong type
     ├── RouteNotFound           no such route, said from knowledge
     ├── RouteConflict           create met a different route; carries it
     ├── PreconditionFailed      If-Match or If-None-Match did not hold; carries the route
@@ -30,20 +31,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from traffic_manager.routing.model import Route, RouteKey
+    from traffic_manager.routing.model import Position, Route, RouteKey
 
 
 class TrafficManagerError(Exception):
-    """The root: whoever catches this catches everything that is expected to go wrong."""
+    """The root: whoever catches this catches everything that is expected to go wrong. *as_of*: the position
+    at which it was decided, where that is known."""
+
+    as_of: Position | None = None
 
 
 @dataclass(frozen=True)
 class FieldProblem:
-    """One broken rule: the *field* by its name, a stable *code* for programs, *detail* for people."""
+    """One broken rule: the *field* by its name, a stable *code* for programs, *detail* for people. *pointer*
+    says where in a JSON body (RFC 6901)."""
 
     field: str
     code: str
     detail: str
+    pointer: str | None = None
 
 
 class InvalidInput(TrafficManagerError):
@@ -52,6 +58,15 @@ class InvalidInput(TrafficManagerError):
     def __init__(self, *problems: FieldProblem) -> None:
         super().__init__("; ".join(f"{p.field}: {p.detail}" for p in problems))
         self.problems = problems
+
+
+class RequestRefused(TrafficManagerError):
+    """HTTP itself refuses the request, with *status*; *code* names the reason for programs."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
 
 
 class RouteNotFound(TrafficManagerError):

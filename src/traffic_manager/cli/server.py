@@ -2,8 +2,97 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Annotated
+
 import typer
+
+from traffic_manager.cli.exits import FAILED
+from traffic_manager.config.settings import Settings, load_settings, shown
+from traffic_manager.errors import StartRefused
 
 
 def register(app: typer.Typer) -> None:
     """Add the server's commands to *app*."""
+    app.command()(serve)
+    app.command()(migrate)
+    app.command()(relay)
+    config = typer.Typer(help="Look at the settings of this machine's server.", no_args_is_help=True)
+    config.command("show")(config_show)
+    config.command("check")(config_check)
+    app.add_typer(config, name="config")
+
+
+def serve(
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="Bring PostgreSQL's tables up to date first.")
+    ] = False,
+) -> None:
+    """Run the server until Ctrl-C or SIGTERM. Settings are environment variables: docs/settings.md."""
+    from traffic_manager.main import serve as run
+
+    settings = _settings()
+    _logging(settings)
+    _exit_with(lambda: run(settings, migrate_first=migrate))
+
+
+def migrate() -> None:
+    """Bring the database's tables up to date; safe to run again."""
+    from traffic_manager.db.migrate import migrate as run
+
+    settings = _settings()
+    _logging(settings)
+
+    def work() -> int:
+        typer.echo(f"The tables are of version {run(settings.db)}.")
+        return 0
+
+    _exit_with(work)
+
+
+def relay() -> None:
+    """Send changes to Kafka until Ctrl-C or SIGTERM, without serving."""
+    from traffic_manager.main import run_relay
+
+    settings = _settings()
+    _logging(settings)
+    _exit_with(lambda: run_relay(settings))
+
+
+def config_show() -> None:
+    """Print every setting as it is in force, secrets as ***."""
+    for variable, value in shown(_settings()).items():
+        typer.echo(f"{variable}={value}")
+
+
+def config_check() -> None:
+    """Check every setting and report all problems at once."""
+    _settings()
+    typer.echo("The settings are good.")
+
+
+def _settings() -> Settings:
+    try:
+        return load_settings()
+    except StartRefused as refused:
+        raise _refused(refused) from refused
+
+
+def _logging(settings: Settings) -> None:
+    from traffic_manager.monitoring.logs import configure_logging
+
+    configure_logging(settings.app.log_level, settings.app.logs_as_json)
+
+
+def _exit_with(work: Callable[[], int]) -> None:
+    try:
+        code = work()
+    except StartRefused as refused:
+        raise _refused(refused) from refused
+    raise typer.Exit(code)
+
+
+def _refused(refused: StartRefused) -> typer.Exit:
+    for line in str(refused).splitlines():
+        typer.echo(line, err=True)
+    return typer.Exit(FAILED)

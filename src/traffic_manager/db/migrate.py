@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,11 +59,16 @@ def found_version(database: Database) -> str | None:
         if database.dialect.name == "postgresql"
         else "select name from sqlite_master where name = 'alembic_version'"
     )
-    with database.reading() as session:
-        row = session.row(exists)
-        if row is None or row[0] is None:
-            return None
-        version = session.row("select version_num from alembic_version")
+    # On a connection of its own: this is asked before the pool is opened, too.
+    connection = database.connect()
+    try:
+        with connection.reading() as session:
+            row = session.row(exists)
+            if row is None or row[0] is None:
+                return None
+            version = session.row("select version_num from alembic_version")
+    finally:
+        connection.close()
     return str(version[0]) if version else None
 
 
@@ -100,6 +106,7 @@ def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every plug-in that it loads
     command.upgrade(config, "head")
 
 

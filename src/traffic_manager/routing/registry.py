@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from traffic_manager.errors import Busy
+from traffic_manager.errors import Busy, TrafficManagerError
 from traffic_manager.routing.model import RouteKey
 from traffic_manager.routing.operations import Author, Operation, Outcome, Overlay, keys_of
 from traffic_manager.routing.ports import Head, RouteStore, Sighting
@@ -154,6 +154,8 @@ def _attempt(request: _Request, overlay: Overlay) -> list[Outcome] | Exception:
 
 def _answer(request: _Request, answer: list[Outcome] | Exception, head: Head) -> None:
     if isinstance(answer, Exception):
+        if isinstance(answer, TrafficManagerError):
+            answer.as_of = head.position
         request.answer.set_exception(answer)
     else:
         request.answer.set_result(Written(head, answer))

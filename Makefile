@@ -1,0 +1,52 @@
+# The two commands of the README are `make run` and `make test`; the others are their parts.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: run install install-dev test check lint types imports services bench clean
+
+run: install
+	@$(BIN)/traffic-manager serve
+
+install: $(VENV)/installed
+
+install-dev: $(VENV)/installed-dev
+
+# Plain pip is enough on a fresh machine; the hashes say what exactly may be installed.
+$(VENV)/installed: requirements.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	@echo "Installing what the tests need ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+# Every test, with real PostgreSQL, Redis and Kafka, which it installs and starts itself.
+test: install-dev
+	@$(BIN)/python -m tests.servers.install
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: lint types imports
+
+lint: install-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: install-dev
+	@$(BIN)/mypy
+
+imports: install-dev
+	@$(BIN)/lint-imports
+
+# PostgreSQL, Redis and Kafka to play with, until Ctrl-C; prints the environment to use.
+services: install-dev
+	@$(BIN)/python -m tests.servers.install
+	@$(BIN)/python -m tests.servers
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

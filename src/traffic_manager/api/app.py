@@ -1,0 +1,149 @@
+"""The ASGI application: the lane, then monitoring, then FastAPI with the documented calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+
+from traffic_manager import __version__
+from traffic_manager.api import changes, operations, problems, routes
+from traffic_manager.api.context import Parts, correlation_id_of
+from traffic_manager.api.lane import App, Lane
+from traffic_manager.api.schemas import ProblemAnswer
+from traffic_manager.errors import (
+    BatchFailed,
+    FieldProblem,
+    InvalidInput,
+    RequestRefused,
+    TrafficManagerError,
+)
+from traffic_manager.monitoring.middleware import RequestMonitoring
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+_DESCRIPTION = """Which URL serves a version of a service of a tenant in an environment, right now?
+
+Routes are created, changed and resolved here; every change has a revision in one order.
+Errors are RFC 9457 problem documents."""
+
+# What pydantic calls a broken rule, and what we call it. Everything else is an invalid value.
+_CODES = {
+    "missing": "missing",
+    "extra_forbidden": "unknown-field",
+    "string_type": "wrong-type",
+    "bool_type": "wrong-type",
+    "list_type": "wrong-type",
+    "dict_type": "wrong-type",
+    "model_type": "wrong-type",
+    "model_attributes_type": "wrong-type",
+    "too_long": "too-many",
+    "too_short": "too-few",
+}
+
+
+def build_app(parts: Parts, lifespan: Lifespan) -> App:
+    """Return the application over *parts*; *lifespan* opens and closes them."""
+    api = FastAPI(
+        title="Traffic Manager",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry={"tracing": False},
+    )
+    api.state.parts = parts
+    api.include_router(routes.router)
+    api.include_router(changes.router)
+    api.include_router(operations.router)
+    if parts.settings.serves_docs:
+        api.include_router(operations.docs_router)
+    api.add_exception_handler(TrafficManagerError, _on_expected)
+    api.add_exception_handler(RequestValidationError, _on_invalid)
+    api.add_exception_handler(HTTPException, _on_http_error)
+    api.openapi = lambda: describe(api)  # type: ignore[method-assign] # FastAPI's documented way
+    api.add_middleware(RequestMonitoring, metrics=parts.metrics, on_error=_on_bug)
+    return Lane(api, parts)
+
+
+def describe(api: FastAPI) -> dict[str, Any]:  # Any: a JSON document
+    """Return the OpenAPI document, made once."""
+    if api.openapi_schema is None:
+        document = get_openapi(
+            title=api.title, version=api.version, description=api.description, routes=api.routes
+        )
+        schemas = document["components"]["schemas"]
+        schemas[ProblemAnswer.__name__] = ProblemAnswer.model_json_schema(
+            ref_template="#/components/schemas/{model}"
+        )
+        schemas |= schemas[ProblemAnswer.__name__].pop("$defs", {})
+        _drop_foreign_errors(document)
+        api.openapi_schema = document
+    return api.openapi_schema
+
+
+def _drop_foreign_errors(document: dict[str, Any]) -> None:
+    """Remove FastAPI's own 422: every refusal of ours is a problem document."""
+    for path in document["paths"].values():
+        for call in path.values():
+            foreign = call["responses"].get("422", {}).get("content", {})
+            if "HTTPValidationError" in str(foreign):
+                del call["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+
+
+async def _on_expected(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TrafficManagerError)  # noqa: S101 registered for it alone
+    return _problem(request, error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 registered for it alone
+    found = error.errors()
+    invalid = InvalidInput(*(_field_problem(item) for item in found))
+    place = found[0]["loc"]
+    if len(place) > 2 and place[:2] == ("body", "operations") and isinstance(place[2], int):
+        return _problem(request, BatchFailed(place[2], invalid))
+    return _problem(request, invalid)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 registered for it alone
+    code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "refused")
+    response = _problem(request, RequestRefused(error.status_code, code, str(error.detail)))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _problem(request: Request, error: TrafficManagerError) -> Response:
+    status, headers, body = problems.render(error, request.url.path, correlation_id_of(request))
+    response = Response(body, status)
+    response.raw_headers[:0] = headers
+    if status in (413, 415, 414):
+        response.headers["Connection"] = "close"  # the rest of the body is not worth reading
+    return response
+
+
+def _field_problem(item: dict[str, Any]) -> FieldProblem:
+    where, *path = item["loc"]
+    field = str(path[-1]) if path else str(where)
+    if where == "body":
+        pointer = "/" + "/".join(str(part) for part in path)
+        return FieldProblem(field, _CODES.get(item["type"], "invalid-value"), item["msg"], pointer)
+    code = "missing-parameter" if item["type"] == "missing" else "invalid-parameter"
+    return FieldProblem(field, code, item["msg"])
+
+
+async def _on_bug(scope: Any, receive: Any, send: Any, correlation_id: str) -> None:
+    status, headers, body = problems.render_internal(scope["path"], correlation_id)
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

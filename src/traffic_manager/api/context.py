@@ -1,0 +1,138 @@
+"""What every handler works with: the parts that `main` joined, and who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Annotated, Any, TypeVar, cast
+
+import orjson
+from fastapi import Depends, Header, Request, Response
+
+from traffic_manager.api.problems import Headers
+from traffic_manager.config.settings import Settings
+from traffic_manager.errors import EpochMismatch, FieldProblem, InvalidInput, NotYetReached
+from traffic_manager.monitoring.health import Health
+from traffic_manager.monitoring.metrics import Metrics
+from traffic_manager.routing.bulkhead import Bulkhead
+from traffic_manager.routing.follower import Follower
+from traffic_manager.routing.mirror import Mirror
+from traffic_manager.routing.model import NAME_FIELDS, Position, name_problem
+from traffic_manager.routing.operations import Author
+from traffic_manager.routing.ports import Head, NameFilter, RouteStore
+from traffic_manager.routing.registry import Registry, Written
+from traffic_manager.routing.resolver import CATCH_UP_S, Resolver
+from traffic_manager.routing.urls import UrlPolicy
+
+Result = TypeVar("Result")
+
+# Until there are identities every change is made by this one.
+ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All that the API needs, opened by `main`."""
+
+    settings: Settings
+    metrics: Metrics
+    health: Health
+    mirror: Mirror
+    follower: Follower
+    resolver: Resolver
+    registry: Registry
+    store: RouteStore
+    reads: Bulkhead
+    url_policy: UrlPolicy
+
+    async def read(
+        self, work: Callable[[], Result], at_least: Position | None, head_of: Callable[[Result], Head]
+    ) -> Result:
+        """Return what *work* reads from the database, not older than *at_least*."""
+        if at_least is not None:
+            await self.follower.reached(at_least.revision, CATCH_UP_S)
+        result = await self.reads.run(work)
+        if at_least is not None:
+            _check_reached(at_least, head_of(result))
+        return result
+
+    async def write(self, writing: Awaitable[Written]) -> Written:
+        """Return what was written once this worker's own readers see it (or 100 ms later: then the caller's
+        token makes them wait)."""
+        began = perf_counter()
+        try:
+            written = await writing
+        except BaseException:
+            self.metrics.written(False, perf_counter() - began)
+            raise
+        self.metrics.written(True, perf_counter() - began)
+        if any(outcome.action for outcome in written.outcomes):
+            await self.follower.reached(written.head.revision, CATCH_UP_S)
+        return written
+
+
+def _check_reached(wanted: Position, head: Head) -> None:
+    if wanted.epoch8 != head.epoch8:
+        raise EpochMismatch(str(wanted), head.epoch8)
+    if head.revision < wanted.revision:
+        raise NotYetReached(f"revision {wanted} does not exist yet")
+
+
+def _parts(request: Request) -> Parts:
+    return cast("Parts", request.app.state.parts)
+
+
+def correlation_id_of(request: Request) -> str:
+    """Return the id that this request's log lines, change and event carry."""
+    return str(request.scope["state"]["correlation_id"])
+
+
+def _author(request: Request) -> Author:
+    return Author(ANONYMOUS, correlation_id_of(request))
+
+
+def _min_revision(
+    tm_min_revision: Annotated[
+        str | None,
+        Header(description="Answer as of this revision or later: a `TM-Revision` that was seen before."),
+    ] = None,
+) -> Position | None:
+    return Position.parse(tm_min_revision, "TM-Min-Revision") if tm_min_revision is not None else None
+
+
+GivenParts = Annotated[Parts, Depends(_parts)]
+GivenAuthor = Annotated[Author, Depends(_author)]
+MinRevision = Annotated[Position | None, Depends(_min_revision)]
+
+
+def name_filter(
+    tenant: str | None = None, service: str | None = None, env: str | None = None, version: str | None = None
+) -> NameFilter:
+    """Return the names asked for. Raises InvalidInput for those that no route can have."""
+    names = (tenant, service, env, version)
+    given = [(field, name) for field, name in zip(NAME_FIELDS, names, strict=True) if name is not None]
+    problems = [p for field, name in given if (p := name_problem(field, name))]
+    if problems:
+        raise InvalidInput(*problems)
+    return NameFilter(*names)
+
+
+GivenNames = Annotated[NameFilter, Depends(name_filter)]
+
+
+def json_answer(
+    document: Any, as_of: Position, status: int = 200, headers: Headers | None = None
+) -> Response:
+    """Return *document* (any JSON value) with the general headers of an answer."""
+    response = Response(orjson.dumps(document), status_code=status, media_type="application/json")
+    response.headers["TM-Revision"] = str(as_of)
+    response.headers["Cache-Control"] = "private, no-cache"
+    for name, value in headers or []:
+        response.headers[name.decode()] = value.decode()
+    return response
+
+
+def invalid(field: str, code: str, detail: str) -> InvalidInput:
+    """Return the error for one broken rule."""
+    return InvalidInput(FieldProblem(field, code, detail))

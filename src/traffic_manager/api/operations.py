@@ -1,0 +1,77 @@
+"""Calls of those who run the server: health, metrics, and the documentation page."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import cache
+from importlib.resources import files
+
+from fastapi import APIRouter, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+
+from traffic_manager.api.context import GivenParts
+from traffic_manager.errors import RequestRefused
+
+router = APIRouter(tags=["operations"])
+# The page works without the internet: its script and style come from us.
+_ASSETS = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+}
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "healthy", "service": "traffic-manager"}
+
+
+@router.get("/health/live")
+async def live() -> dict[str, str]:
+    """Say that the process answers; restart it if it does not. Says nothing of what it depends on."""
+    return {"status": "alive"}
+
+
+@router.get("/health/ready", responses={503: {"description": "Send no traffic here"}})
+async def ready(parts: GivenParts, response: Response) -> dict[str, object]:
+    """Say whether to send traffic here, and how each dependency is. A broken one does not make it 503: every
+    node shares it, and answers from memory."""
+    is_ready, document = parts.health.ready()
+    response.status_code = 200 if is_ready else 503
+    return document
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(parts: GivenParts) -> Response:
+    """Return the metrics of all workers as Prometheus reads them."""
+    body = await asyncio.to_thread(parts.metrics.render)
+    return Response(body, media_type=parts.metrics.content_type)
+
+
+docs_router = APIRouter(include_in_schema=False)
+
+
+@docs_router.get("/docs")
+async def docs() -> Response:
+    """Return the page that shows the API."""
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="Traffic Manager API",
+        swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+        swagger_css_url="/docs/assets/swagger-ui.css",
+        swagger_favicon_url="/docs/assets/favicon-32x32.png",
+    )
+
+
+@docs_router.get("/docs/assets/{name}")
+async def asset(name: str) -> Response:
+    """Return a file of the documentation page."""
+    if name not in _ASSETS:
+        raise RequestRefused(404, "not-found", "there is nothing here")
+    return Response(_read(name), media_type=_ASSETS[name], headers={"Cache-Control": "max-age=86400"})
+
+
+@cache
+def _read(name: str) -> bytes:
+    return (files("traffic_manager.api") / "static" / name).read_bytes()

@@ -1,0 +1,68 @@
+"""Page tokens: where the next page begins, bound to what was asked for.
+
+Made of `[A-Za-z0-9_-]`, opaque to callers. A token given back with another question is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Sequence
+
+import orjson
+
+from traffic_manager.errors import FieldProblem, InvalidInput
+from traffic_manager.routing.model import RouteKey
+
+Asked = Sequence[str | bool | None]
+
+
+def token_of(last: RouteKey | int, asked: Asked) -> str:
+    """Return the token of the page that follows *last*."""
+    place = last if isinstance(last, int) else list(last)
+    document = orjson.dumps([_digest(asked), place])
+    return base64.urlsafe_b64encode(document).decode().rstrip("=")
+
+
+def key_after(token: str | None, asked: Asked) -> RouteKey | None:
+    """Return the key that a page of routes begins after; None: from the start."""
+    place = _place(token, asked)
+    if place is None:
+        return None
+    if not isinstance(place, list) or not all(isinstance(name, str) for name in place) or len(place) != 4:
+        raise _invalid()
+    try:
+        return RouteKey.of(*place)
+    except InvalidInput as error:
+        raise _invalid() from error
+
+
+def revision_below(token: str | None, asked: Asked) -> int | None:
+    """Return the revision that a page of history begins below; None: from the newest."""
+    place = _place(token, asked)
+    if place is None or (isinstance(place, int) and 0 < place < 2**53):
+        return place
+    raise _invalid()
+
+
+def _place(token: str | None, asked: Asked) -> object:
+    if token is None:
+        return None
+    try:
+        padded = token.encode("ascii") + b"=" * (-len(token) % 4)
+        document = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+    except (ValueError, binascii.Error) as error:
+        raise _invalid() from error
+    if not isinstance(document, list) or len(document) != 2 or document[0] != _digest(asked):
+        raise _invalid()
+    return document[1]
+
+
+def _digest(asked: Asked) -> str:
+    return hashlib.sha256(orjson.dumps(list(asked))).hexdigest()[:8]
+
+
+def _invalid() -> InvalidInput:
+    detail = "must be the next_page_token of the same question"
+    return InvalidInput(FieldProblem("page_token", "invalid-page-token", detail))

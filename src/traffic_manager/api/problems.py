@@ -1,0 +1,149 @@
+"""From errors to HTTP: the one place that knows both. RFC 9457 problem documents.
+
+The table PROBLEMS is what docs/errors.md and the OpenAPI description say; tests hold them together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from traffic_manager import errors
+from traffic_manager.errors import FieldProblem, TrafficManagerError
+from traffic_manager.routing.model import Route, rfc3339
+
+MEDIA_TYPE = b"application/problem+json"
+TYPE_PREFIX = "urn:traffic-manager:"
+
+Headers = list[tuple[bytes, bytes]]
+JsonObject = dict[str, Any]  # Any: a JSON document
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of failure: HTTP *status*, stable *code* at the end of its `type`, and a *title* for people."""
+
+    status: int
+    code: str
+    title: str
+
+
+PROBLEMS: dict[type[TrafficManagerError], Problem] = {
+    errors.InvalidInput: Problem(422, "invalid-input", "The request breaks a rule"),
+    errors.RouteNotFound: Problem(404, "route-not-found", "No such route"),
+    errors.RouteConflict: Problem(409, "route-conflict", "The route exists already"),
+    errors.PreconditionFailed: Problem(412, "precondition-failed", "The route is in another state"),
+    errors.EpochMismatch: Problem(412, "epoch-mismatch", "The revision is of another history"),
+    errors.HistoryGone: Problem(410, "history-gone", "These changes cannot be continued from"),
+    errors.SourceUnavailable: Problem(503, "source-unavailable", "The database cannot answer now"),
+    errors.Busy: Problem(503, "busy", "Too much is going on"),
+    errors.NotYetReached: Problem(503, "not-yet-reached", "The revision does not exist yet"),
+    errors.StorageReadOnly: Problem(503, "storage-read-only", "The database takes no writes now"),
+    errors.StorageFull: Problem(503, "storage-full", "The database's disk is full"),
+    errors.OutcomeUnknown: Problem(503, "outcome-unknown", "The change may or may not have been made"),
+}
+
+# Kinds of InvalidInput and RequestRefused whose status is not 422: told by the code of the first field.
+STATUS_OF_CODE = {
+    "invalid-name": 400,
+    "invalid-revision": 400,
+    "invalid-tag": 400,
+    "invalid-number": 400,
+    "invalid-page-token": 400,
+    "missing-parameter": 400,
+    "doubled-parameter": 400,
+    "unknown-parameter": 400,
+    "invalid-parameter": 400,
+    "malformed-json": 400,
+    "duplicate-key": 400,
+    "number-out-of-range": 400,
+    "nested-too-deep": 400,
+}
+INTERNAL = Problem(500, "internal-error", "Something went wrong here")
+
+
+def problem_of(error: TrafficManagerError) -> Problem:
+    """Return the kind of *error*: its own, or that of the nearest class above it."""
+    if isinstance(error, errors.BatchFailed):
+        return problem_of(error.cause)
+    if isinstance(error, errors.RequestRefused):
+        return Problem(error.status, error.code, "The request was refused")
+    for kind in type(error).__mro__:
+        if kind in PROBLEMS:
+            return _by_field(error, PROBLEMS[kind])
+    return INTERNAL
+
+
+def _by_field(error: TrafficManagerError, problem: Problem) -> Problem:
+    if not isinstance(error, errors.InvalidInput):
+        return problem
+    statuses = {STATUS_OF_CODE.get(p.code, 422) for p in error.problems}
+    return Problem(max(statuses), error.problems[0].code, problem.title)
+
+
+def render(error: TrafficManagerError, instance: str, correlation_id: str) -> tuple[int, Headers, bytes]:
+    """Return the answer to *error*: status, headers without the general ones, body."""
+    problem = problem_of(error)
+    cause = error.cause if isinstance(error, errors.BatchFailed) else error
+    document = (
+        _document(problem, str(cause), instance, correlation_id) | _extensions(error) | _extensions(cause)
+    )
+    headers: Headers = [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store")]
+    if isinstance(cause, errors.SourceUnavailable):
+        headers.append((b"retry-after", str(cause.retry_after_s).encode()))
+    if error.as_of is not None:
+        headers.append((b"tm-revision", str(error.as_of).encode()))
+    return problem.status, headers, orjson.dumps(document)
+
+
+def render_internal(instance: str, correlation_id: str) -> tuple[int, Headers, bytes]:
+    """Return the answer to a bug: it shows nothing but the correlation id to look for in the log."""
+    detail = "look for the correlation id in the server's log"
+    document = _document(INTERNAL, detail, instance, correlation_id)
+    return 500, [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store")], orjson.dumps(document)
+
+
+def _document(problem: Problem, detail: str, instance: str, correlation_id: str) -> JsonObject:
+    return {
+        "type": TYPE_PREFIX + problem.code,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+        "instance": instance[:256],
+        "correlation_id": correlation_id,
+    }
+
+
+def _extensions(error: TrafficManagerError) -> JsonObject:
+    match error:
+        case errors.InvalidInput():
+            return {"errors": [_field(p) for p in error.problems]}
+        case errors.RouteConflict() | errors.PreconditionFailed():
+            return {"current": route_json(error.current) if error.current else None}
+        case errors.HistoryGone():
+            return {"head": error.head}
+        case errors.BatchFailed():
+            return {"index": error.index}
+        case errors.OutcomeUnknown():
+            return {"outcome": "unknown"}
+        case _:
+            return {}
+
+
+def _field(problem: FieldProblem) -> JsonObject:
+    found = {"field": problem.field, "code": problem.code, "detail": problem.detail}
+    return found | ({"pointer": problem.pointer} if problem.pointer else {})
+
+
+def route_json(route: Route) -> JsonObject:
+    """Return *route* as the API shows it."""
+    return {
+        **route.key._asdict(),
+        "url": route.url,
+        "is_active": route.is_active,
+        "revision": route.revision,
+        "created_at": rfc3339(route.created_at),
+        "updated_at": rfc3339(route.updated_at),
+    }

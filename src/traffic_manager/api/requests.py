@@ -1,0 +1,191 @@
+"""What of a request is checked before FastAPI sees it: sizes, media type, doubled names, strict JSON.
+
+Python's JSON reader takes NaN, lone surrogates, doubled keys and any depth; each has been somebody's incident.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+from urllib.parse import parse_qsl
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from traffic_manager.errors import FieldProblem, InvalidInput, RequestRefused
+
+MAX_BODY_BYTES = 16 * 1024
+MAX_BATCH_BODY_BYTES = 4 * 1024 * 1024
+MAX_QUERY_BYTES = 4 * 1024
+MAX_TARGET_BYTES = 8 * 1024
+MAX_PARAMETERS = 32
+MAX_DEPTH = 8
+_MAX_INTEGER = 2**53 - 1
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class StrictRoute(APIRoute):
+    """A FastAPI route that refuses what is doubled, unknown, too large or not JSON."""
+
+    def get_route_handler(self) -> Handler:
+        """Return FastAPI's handler with our checks before it."""
+        handle = super().get_route_handler()
+        known = {field.alias for field in self.dependant.query_params}
+        takes_body = self.body_field is not None
+        is_batch = self.path.endswith("/batch")
+
+        async def checked(request: Request) -> Response:
+            check_target(request.scope)
+            query_of(request.scope["query_string"], known)
+            if takes_body:
+                body = await read_body(request, MAX_BATCH_BODY_BYTES if is_batch else MAX_BODY_BYTES)
+                request = _ParsedRequest(request, body, parse_json(body))
+            return await handle(request)
+
+        return checked
+
+
+class _ParsedRequest(Request):
+    """A request whose body has been read and parsed."""
+
+    def __init__(self, request: Request, body: bytes, document: object) -> None:
+        super().__init__(request.scope, request.receive)
+        self._read = body
+        self._document = document
+
+    async def body(self) -> bytes:
+        return self._read
+
+    async def json(self) -> Any:  # Any: starlette's signature
+        return self._document
+
+
+def check_target(scope: Any) -> None:  # Any: an ASGI scope
+    """Raise RequestRefused if the request line is longer than any call of ours needs."""
+    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_TARGET_BYTES:
+        raise RequestRefused(414, "target-too-long", f"path and query must be under {MAX_TARGET_BYTES} bytes")
+
+
+def query_of(query_string: bytes, known: Iterable[str]) -> dict[str, str]:
+    """Return the query's parameters. Raises InvalidInput for doubled and unknown ones."""
+    if len(query_string) > MAX_QUERY_BYTES:
+        raise _parameter("query", "invalid-parameter", f"must be at most {MAX_QUERY_BYTES} bytes long")
+    try:
+        pairs = parse_qsl(
+            query_string.decode("ascii"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=MAX_PARAMETERS,
+            separator="&",
+        )
+    except ValueError as error:
+        detail = f"must be percent-encoded UTF-8 of at most {MAX_PARAMETERS} parameters"
+        raise _parameter("query", "invalid-parameter", detail) from error
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in known:
+            shown = name if name.isascii() and name.isprintable() else "query"
+            raise _parameter(shown[:64], "unknown-parameter", "is not a parameter of this call")
+        if name in found:
+            raise _parameter(name, "doubled-parameter", "must be given once")
+        found[name] = value
+    return found
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the body. Raises RequestRefused as soon as it is known to be of no use."""
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.strip().lower()
+    if media_type.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
+        raise RequestRefused(415, "unsupported-media-type", "content-type must be application/json")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise RequestRefused(415, "unsupported-encoding", "the body must not be compressed")
+    too_large = RequestRefused(413, "body-too-large", f"the body must be at most {limit} bytes long")
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise too_large
+    return bytes(body)
+
+
+def parse_json(body: bytes) -> object:
+    """Return the document. Raises InvalidInput for anything that two readers could understand differently."""
+    _check_depth(body)
+    try:
+        document: object = json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_int=_integer,
+            parse_float=_float,
+        )
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise _body("malformed-json", "must be JSON in UTF-8") from error
+    if not isinstance(document, dict):
+        raise _body("malformed-json", "must be a JSON object")
+    return document
+
+
+def _check_depth(body: bytes) -> None:
+    """Refuse deep nesting before parsing: the reader would recurse as deep."""
+    depth = 0
+    for bracket in _BRACKETS.finditer(_STRING.sub(b"", body)):
+        depth += 1 if bracket[0] in b"[{" else -1
+        if depth > MAX_DEPTH:
+            raise _body("nested-too-deep", f"must not nest deeper than {MAX_DEPTH}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON values
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            shown = name[:64] if name.isascii() and name.isprintable() else "body"
+            raise InvalidInput(FieldProblem(shown, "duplicate-key", "stands twice in its object"))
+        _check_text(name)
+        if isinstance(value, str):
+            _check_text(value)
+        elif isinstance(value, list):
+            for item in value:
+                if isinstance(item, str):
+                    _check_text(item)
+        found[name] = value
+    return found
+
+
+def _check_text(text: str) -> None:
+    """Refuse what some stores and encoders cannot hold: NUL and lone surrogates."""
+    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise _body("malformed-json", "must not hold NUL or half of a surrogate pair")
+
+
+def _constant(name: str) -> float:
+    raise _body("number-out-of-range", f"{name} is not a JSON number")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 17 or abs(int(digits)) > _MAX_INTEGER:
+        raise _body("number-out-of-range", "integers must be within 2^53 - 1")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise _body("number-out-of-range", "numbers must be finite")
+    return value
+
+
+def _parameter(name: str, code: str, detail: str) -> InvalidInput:
+    return InvalidInput(FieldProblem(name, code, detail))
+
+
+def _body(code: str, detail: str) -> InvalidInput:
+    return InvalidInput(FieldProblem("body", code, detail))

@@ -1,0 +1,339 @@
+"""Calls on routes: resolve, create, put, switch, delete, list, history and batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from time import perf_counter
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from traffic_manager.api import pages, schemas
+from traffic_manager.api.changes import change_json
+from traffic_manager.api.context import (
+    GivenAuthor,
+    GivenNames,
+    GivenParts,
+    MinRevision,
+    Parts,
+    correlation_id_of,
+    json_answer,
+)
+from traffic_manager.api.documents import documented
+from traffic_manager.api.problems import JsonObject, route_json
+from traffic_manager.api.requests import StrictRoute
+from traffic_manager.api.resolve import render_answer, tags_of
+from traffic_manager.errors import BatchFailed, FieldProblem, InvalidInput, RouteNotFound
+from traffic_manager.monitoring.resolve_counts import ResolveOutcome
+from traffic_manager.routing.model import Action, Position, RouteKey
+from traffic_manager.routing.operations import Author, Operation, Outcome, Verb
+
+router = APIRouter(prefix="/api/v1/routes", route_class=StrictRoute, tags=["routes"])
+
+IfMatch = Annotated[
+    str | None, Header(description="Only if the route has this ETag (`*`: if it exists), else 412.")
+]
+IfNoneMatch = Annotated[str | None, Header(description="`*`: only if the route does not exist, else 412.")]
+PageSize = Annotated[int, Query(ge=1, le=500, description="At most this many on a page.")]
+PageToken = Annotated[str | None, Query(description="`next_page_token` of the page before.")]
+
+
+@router.get("/resolve", **documented(200, schemas.ResolveAnswer, 304, 400, 404, 412, 503))
+async def resolve(
+    request: Request,
+    parts: GivenParts,
+    at_least: MinRevision,
+    tenant: str,
+    service: str,
+    env: str,
+    version: str,
+    if_none_match: Annotated[str | None, Header(description="304 if the route still has this ETag.")] = None,
+    cache_control: Annotated[str | None, Header(description="`no-cache` reads the database.")] = None,
+) -> Response:
+    """Return the URL that serves a version now: from memory, unless the headers ask for more."""
+    began = perf_counter()
+    key = RouteKey.of(tenant, service, env, version)
+    is_strong = "no-cache" in (cache_control or "").lower()
+    try:
+        answer = await parts.resolver.resolve(key, is_strong=is_strong, at_least=at_least)
+    except BaseException:
+        parts.metrics.resolved(ResolveOutcome.UNAVAILABLE, perf_counter() - began)
+        raise
+    parts.metrics.resolved(ResolveOutcome[answer.source.name], perf_counter() - began)
+    if answer.stale_age_s is not None:
+        parts.metrics.tm_resolve_flagged_total.inc()
+    tags = if_none_match.encode("latin-1", "replace") if if_none_match is not None else None
+    status, headers, body = render_answer(answer, key, tags, correlation_id_of(request))
+    response = Response(body, status_code=status)
+    response.raw_headers[:] = [*headers, *_length(status, body)]
+    return response
+
+
+def _length(status: int, body: bytes) -> list[tuple[bytes, bytes]]:
+    return [] if status == 304 else [(b"content-length", str(len(body)).encode())]
+
+
+@router.post("", status_code=201, **documented(201, schemas.RouteAnswer, 400, 409, 412, 413, 415, 422, 503))
+async def create(
+    body: schemas.RouteBody,
+    parts: GivenParts,
+    author: GivenAuthor,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Create a route, active. 200 if the same active route exists, 409 if another one does."""
+    operation = _operation(parts, Verb.CREATE, _names(body), body.url)
+    return await _write_one(parts, author, _conditional(operation, if_match, if_none_match))
+
+
+@router.post("/activate", **documented(200, schemas.RouteAnswer, 400, 404, 412, 413, 415, 422, 503))
+async def activate(
+    body: schemas.KeyBody,
+    parts: GivenParts,
+    author: GivenAuthor,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Let a route resolve. Nothing changes if it does already."""
+    operation = _operation(parts, Verb.ACTIVATE, _names(body))
+    return await _write_one(parts, author, _conditional(operation, if_match, if_none_match))
+
+
+@router.post("/deactivate", **documented(200, schemas.RouteAnswer, 400, 404, 412, 413, 415, 422, 503))
+async def deactivate(
+    body: schemas.KeyBody,
+    parts: GivenParts,
+    author: GivenAuthor,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Keep a route, but let it resolve no more. Nothing changes if it does not already."""
+    operation = _operation(parts, Verb.DEACTIVATE, _names(body))
+    return await _write_one(parts, author, _conditional(operation, if_match, if_none_match))
+
+
+@router.post("/batch", **documented(200, schemas.BatchAnswer, 400, 404, 409, 412, 413, 415, 422, 503))
+async def batch(body: schemas.BatchBody, parts: GivenParts, author: GivenAuthor) -> Response:
+    """Do up to 1,000 operations in one transaction: all, in their order, or none. The failing one's status and
+    `index` are the answer then. With `dry_run` nothing is written."""
+    operations = _operations(parts, body.operations)
+    if body.dry_run:
+        written = await parts.reads.run(lambda: parts.registry.rehearse(operations, author))
+    else:
+        written = await parts.write(parts.registry.write_batch(operations, author))
+    results = [_result_json(outcome) for outcome in written.outcomes]
+    document = {"results": results, "revision": written.head.revision, "dry_run": body.dry_run}
+    return json_answer(document, written.head.position)
+
+
+@router.get("", **documented(200, schemas.RoutesAnswer, 400, 412, 503))
+async def list_routes(
+    parts: GivenParts,
+    at_least: MinRevision,
+    wanted: GivenNames,
+    is_active: bool | None = None,
+    page_size: PageSize = 100,
+    page_token: PageToken = None,
+) -> Response:
+    """Return the routes that have all the names asked for, in the order of their names."""
+    asked = (*wanted.names, is_active)
+    after = pages.key_after(page_token, asked)
+    page = await parts.read(
+        lambda: parts.store.page(wanted, is_active, after, page_size), at_least, lambda page: page.head
+    )
+    token = pages.token_of(page.routes[-1].key, asked) if page.has_more else None
+    document = {"routes": [route_json(route) for route in page.routes], "next_page_token": token}
+    return json_answer(document, page.head.position)
+
+
+@router.get(
+    "/{tenant}/{service}/{env}/{version}", **documented(200, schemas.RouteAnswer, 304, 400, 404, 412, 503)
+)
+async def get(
+    tenant: str,
+    service: str,
+    env: str,
+    version: str,
+    parts: GivenParts,
+    at_least: MinRevision,
+    if_none_match: Annotated[str | None, Header(description="304 if the route still has this ETag.")] = None,
+) -> Response:
+    """Return a route, active or not, as the database has it."""
+    key = RouteKey.of(tenant, service, env, version)
+    sighting = await parts.read(lambda: parts.store.look_up([key]), at_least, lambda s: s.head)
+    route, as_of = sighting.routes.get(key), sighting.head.position
+    if route is None:
+        raise _at(RouteNotFound(key), as_of)
+    tag = _tag(as_of, route.revision)
+    if (tags := tags_of(if_none_match, "If-None-Match")) and {"*", tag} & tags:
+        headers = {"ETag": f'"{tag}"', "TM-Revision": str(as_of), "Cache-Control": "private, no-cache"}
+        return Response(status_code=304, headers=headers)
+    return json_answer(route_json(route), as_of, headers=[(b"etag", f'"{tag}"'.encode())])
+
+
+@router.put(
+    "/{tenant}/{service}/{env}/{version}",
+    **documented(200, schemas.RouteAnswer, 400, 412, 413, 415, 422, 503, also_201=True),
+)
+async def put(
+    tenant: str,
+    service: str,
+    env: str,
+    version: str,
+    body: schemas.PutBody,
+    parts: GivenParts,
+    author: GivenAuthor,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Make a route as wanted, whether it exists (200) or not (201)."""
+    operation = _operation(parts, Verb.PUT, (tenant, service, env, version), body.url, body.is_active)
+    return await _write_one(parts, author, _conditional(operation, if_match, if_none_match))
+
+
+@router.delete(
+    "/{tenant}/{service}/{env}/{version}", status_code=204, **documented(204, None, 400, 404, 412, 503)
+)
+async def delete(
+    tenant: str,
+    service: str,
+    env: str,
+    version: str,
+    parts: GivenParts,
+    author: GivenAuthor,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Remove a route. Its history stays."""
+    operation = _operation(parts, Verb.DELETE, (tenant, service, env, version))
+    return await _write_one(parts, author, _conditional(operation, if_match, if_none_match))
+
+
+@router.get(
+    "/{tenant}/{service}/{env}/{version}/history", **documented(200, schemas.HistoryAnswer, 400, 412, 503)
+)
+async def history(
+    tenant: str,
+    service: str,
+    env: str,
+    version: str,
+    parts: GivenParts,
+    at_least: MinRevision,
+    page_size: PageSize = 100,
+    page_token: PageToken = None,
+) -> Response:
+    """Return the changes of a route, the newest first; empty if it never was."""
+    key = RouteKey.of(tenant, service, env, version)
+    below = pages.revision_below(page_token, key)
+    page = await parts.read(
+        lambda: parts.store.history(key, below, page_size), at_least, lambda page: page.head
+    )
+    token = pages.token_of(page.changes[-1].revision, key) if page.has_more else None
+    is_truncated = page.compacted_revision > 0 and not page.has_more
+    document = {
+        "changes": [change_json(change) for change in page.changes],
+        "next_page_token": token,
+        "truncated": is_truncated,
+    }
+    return json_answer(document, page.head.position)
+
+
+async def _write_one(parts: Parts, author: Author, operation: Operation) -> Response:
+    written = await parts.write(parts.registry.write(operation, author))
+    outcome = written.outcomes[0]
+    as_of = written.head.position
+    if outcome.action:
+        as_of = Position(as_of.epoch8, outcome.revision)
+    if outcome.route is None:
+        return Response(status_code=204, headers={"TM-Revision": str(as_of)})
+    tag = f'"{_tag(as_of, outcome.route.revision)}"'.encode()
+    headers = [(b"etag", tag)]
+    if outcome.action is Action.CREATED:
+        headers.append((b"location", f"/api/v1/routes/{outcome.route.key}".encode()))
+    return json_answer(route_json(outcome.route), as_of, _status(outcome), headers)
+
+
+def _status(outcome: Outcome) -> int:
+    if outcome.route is None:
+        return 204
+    return 201 if outcome.action is Action.CREATED else 200
+
+
+def _result_json(outcome: Outcome) -> JsonObject:
+    return {
+        "operation": outcome.operation.verb.value,
+        "status": _status(outcome),
+        "changed": outcome.action is not None,
+        "action": outcome.action,
+        "revision": outcome.revision,
+        "route": route_json(outcome.route) if outcome.route else None,
+    }
+
+
+def _tag(as_of: Position, revision: int) -> str:
+    return str(Position(as_of.epoch8, revision))
+
+
+def _at(error: RouteNotFound, as_of: Position) -> RouteNotFound:
+    error.as_of = as_of
+    return error
+
+
+def _names(body: schemas.KeyBody) -> tuple[str, str, str, str]:
+    return body.tenant, body.service, body.env, body.version
+
+
+def _operation(
+    parts: Parts,
+    verb: Verb,
+    names: Sequence[str],
+    url: str | None = None,
+    is_active: bool | None = None,
+) -> Operation:
+    """Return the operation. Raises InvalidInput that names every wrong field."""
+    problems: list[FieldProblem] = []
+    try:
+        key = RouteKey.of(*names)
+    except InvalidInput as error:
+        problems += error.problems
+    if url is not None and (problem := parts.url_policy.problem(url)):
+        problems.append(problem)
+    if problems:
+        raise InvalidInput(*problems)
+    return Operation(verb, key, url, is_active)
+
+
+def _conditional(operation: Operation, if_match: str | None, if_none_match: str | None) -> Operation:
+    return replace(
+        operation,
+        if_match=tags_of(if_match, "If-Match"),
+        if_none_match=tags_of(if_none_match, "If-None-Match"),
+    )
+
+
+def _operations(parts: Parts, bodies: Sequence[schemas.OperationBody]) -> list[Operation]:
+    """Return the operations of a batch. Raises BatchFailed with the first that is ill-formed."""
+    operations = []
+    for index, body in enumerate(bodies):
+        try:
+            _check_fields(body)
+            operation = _operation(parts, body.verb, _names(body), body.url, body.is_active)
+            operations.append(replace(operation, if_match=tags_of(body.if_match, "if_match")))
+        except InvalidInput as error:
+            raise BatchFailed(index, _pointed(error, index)) from error
+    return operations
+
+
+def _check_fields(body: schemas.OperationBody) -> None:
+    takes_url = body.verb in (Verb.CREATE, Verb.PUT)
+    if takes_url and body.url is None:
+        raise InvalidInput(FieldProblem("url", "missing", f"{body.operation} needs a url"))
+    if not takes_url and body.url is not None:
+        raise InvalidInput(FieldProblem("url", "unknown-field", f"{body.operation} takes no url"))
+    if body.verb is not Verb.PUT and body.is_active is not None:
+        raise InvalidInput(FieldProblem("is_active", "unknown-field", f"{body.operation} takes no is_active"))
+
+
+def _pointed(error: InvalidInput, index: int) -> InvalidInput:
+    return InvalidInput(*(replace(p, pointer=f"/operations/{index}/{p.field}") for p in error.problems))

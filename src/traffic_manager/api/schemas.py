@@ -1,0 +1,221 @@
+"""The shapes of bodies and answers, as the OpenAPI description shows them.
+
+Requests are read strictly: no unknown field, no conversion. Grammar is checked by `routing`, so that every way in
+gives the same errors; the patterns here only describe it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from traffic_manager.routing.model import NAME_MAX_CHARACTERS, NAME_PATTERN, Action
+from traffic_manager.routing.operations import Verb
+from traffic_manager.routing.urls import URL_MAX_CHARACTERS
+
+MAX_OPERATIONS = 1000
+
+_NAME_SCHEMA: dict[str, Any] = {  # Any: a JSON schema
+    "pattern": f"^{NAME_PATTERN}$",
+    "minLength": 1,
+    "maxLength": NAME_MAX_CHARACTERS,
+}
+
+
+def _name(example: str, description: str) -> Any:  # Any: pydantic's field marker
+    return Field(description=description, examples=[example], json_schema_extra=_NAME_SCHEMA)
+
+
+Tenant = Annotated[str, _name("team-a", "Who owns the service.")]
+Service = Annotated[str, _name("payments", "What the tenant runs.")]
+Env = Annotated[str, _name("prod", "The environment it runs in.")]
+Version = Annotated[str, _name("v2", "The version of the service there.")]
+Url = Annotated[
+    str,
+    Field(
+        description="Where that version is served: http or https, without user name or fragment.",
+        examples=["https://payments.example.com/v2"],
+        json_schema_extra={"maxLength": URL_MAX_CHARACTERS},
+    ),
+]
+RevisionNumber = Annotated[
+    int, Field(ge=0, description="A number in the one order of all changes.", examples=[42])
+]
+Time = Annotated[str, Field(description="RFC 3339, UTC.", examples=["2026-11-23T12:00:00.000000Z"])]
+PositionToken = Annotated[
+    str, Field(description="`<epoch8>.<revision>`: a place in this history.", examples=["4be1f0a2.42"])
+]
+
+
+class Request(BaseModel):
+    """A body that callers send."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class KeyBody(Request):
+    """The four names that identify a route."""
+
+    tenant: Tenant
+    service: Service
+    env: Env
+    version: Version
+
+
+class RouteBody(KeyBody):
+    """A route to create."""
+
+    url: Url
+
+
+class PutBody(Request):
+    """What a route shall be."""
+
+    url: Url
+    is_active: bool | None = Field(None, description="Absent: as it is, or true for a new route.")
+
+
+class OperationBody(KeyBody):
+    """One operation of a batch."""
+
+    operation: Annotated[
+        Literal["create", "put", "activate", "deactivate", "delete"], Field(examples=["put"])
+    ]
+    url: Url | None = Field(None, description="For `create` and `put`.")
+    is_active: bool | None = Field(None, description="For `put`.")
+    if_match: str | None = Field(
+        None, description="The route must have this ETag, or exist for `*`.", examples=['"4be1f0a2.42"']
+    )
+
+    @property
+    def verb(self) -> Verb:
+        """The operation as the rules name it."""
+        return Verb(self.operation)
+
+
+class BatchBody(Request):
+    """Operations that all take effect together, or none."""
+
+    operations: Annotated[list[OperationBody], Field(min_length=1, max_length=MAX_OPERATIONS)]
+    dry_run: bool = Field(False, description="Say what would happen, and write nothing.")
+
+
+class ResolveAnswer(BaseModel):
+    """The URL that serves a version now. `revision` is the route's own, as in its ETag."""
+
+    tenant: Tenant
+    service: Service
+    env: Env
+    version: Version
+    url: Url
+    revision: RevisionNumber
+
+
+class RouteAnswer(BaseModel):
+    """A route. `revision` is that of its last change."""
+
+    tenant: Tenant
+    service: Service
+    env: Env
+    version: Version
+    url: Url
+    is_active: bool
+    revision: RevisionNumber
+    created_at: Time
+    updated_at: Time
+
+
+class RoutesAnswer(BaseModel):
+    """A page of routes in the order of their names."""
+
+    routes: list[RouteAnswer]
+    next_page_token: str | None = Field(description="For the next page; null on the last.")
+
+
+class PreviousState(BaseModel):
+    """What a route was before a change."""
+
+    url: Url
+    is_active: bool
+    revision: RevisionNumber
+
+
+class ChangeAnswer(BaseModel):
+    """One change: `url` and `is_active` as they were after it (null and false after a deletion)."""
+
+    revision: RevisionNumber
+    action: Action
+    tenant: Tenant
+    service: Service
+    env: Env
+    version: Version
+    url: Url | None
+    is_active: bool
+    previous: PreviousState | None
+    actor: str = Field(examples=["anonymous"])
+    correlation_id: str
+    occurred_at: Time
+
+
+class HistoryAnswer(BaseModel):
+    """A page of a route's changes, the newest first. `truncated`: older ones are no longer kept."""
+
+    changes: list[ChangeAnswer]
+    next_page_token: str | None
+    truncated: bool
+
+
+class ChangesAnswer(BaseModel):
+    """Changes in their order. Go on with `after=next_after`; it moves on even if the filter matched nothing."""
+
+    changes: list[ChangeAnswer]
+    head: PositionToken
+    next_after: PositionToken
+    epoch: str = Field(description="This history's id.", examples=["4be1f0a2c3d44e5f8a9b0c1d2e3f4a5b"])
+
+
+class OperationResult(BaseModel):
+    """What one operation of a batch came to. `action` is null where nothing had to change."""
+
+    operation: Literal["create", "put", "activate", "deactivate", "delete"]
+    status: Literal[200, 201, 204]
+    changed: bool
+    action: Action | None
+    revision: RevisionNumber
+    route: RouteAnswer | None
+
+
+class BatchAnswer(BaseModel):
+    """What a batch came to. `revision` is the head after it."""
+
+    results: list[OperationResult]
+    revision: RevisionNumber
+    dry_run: bool
+
+
+class FieldError(BaseModel):
+    """One broken rule."""
+
+    field: str = Field(examples=["tenant"])
+    code: str = Field(examples=["invalid-name"])
+    detail: str
+    pointer: str | None = Field(
+        None, description="Where in the body (RFC 6901).", examples=["/operations/3/url"]
+    )
+
+
+class ProblemAnswer(BaseModel):
+    """An RFC 9457 problem document; see docs/errors.md for every type."""
+
+    type: str = Field(examples=["urn:traffic-manager:route-not-found"])
+    title: str = Field(examples=["No such route"])
+    status: int = Field(examples=[404])
+    detail: str
+    instance: str = Field(examples=["/api/v1/routes/resolve"])
+    correlation_id: str
+    errors: list[FieldError] | None = None
+    current: RouteAnswer | None = Field(None, description="The route as it is, with 409 and 412.")
+    index: int | None = Field(None, description="The operation of a batch that failed.")
+    head: PositionToken | None = Field(None, description="Where to go on from, with 410.")
+    outcome: str | None = Field(None, description="`unknown` if a change may have been made.")

@@ -1,0 +1,82 @@
+"""uvicorn, with our stop: not ready first, accept a while longer, then finish what is in flight and exit 0."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from time import monotonic
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from traffic_manager.api.lane import App
+
+# In-flight requests have this long to finish; a long poll is let go at once.
+FINISH_S = 15.0
+KEEP_ALIVE_S = 30
+
+log = structlog.get_logger(__name__)
+
+
+class Server(uvicorn.Server):
+    """Serves *app*. On SIGTERM or SIGINT it calls *draining*, goes on for *drain_s*, calls *closing* and stops;
+    on a second one it stops at once."""
+
+    def __init__(
+        self, app: App, drain_s: float, draining: Callable[[], None], closing: Callable[[], None]
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=int(FINISH_S),
+            )
+        )
+        self._drain_s = drain_s
+        self._draining = draining
+        self._closing = closing
+        self._close_at: float | None = None
+
+    def serve_on(self, listener: socket.socket) -> None:
+        """Serve the connections of *listener* until told to stop."""
+        self.run(sockets=[listener])
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop, or stop at once if asked a second time. Overrides uvicorn's, which would stop
+        accepting at once and then raise the signal again, so that one worker exits with 143."""
+        if self._close_at is None:
+            self._close_at = monotonic() + self._drain_s
+            self._draining()
+            log.info("draining", seconds=self._drain_s, signal=signal.Signals(sig).name)
+        elif self.should_exit:
+            self.force_exit = True
+        else:
+            self._close_at = 0.0
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return True when it is time to stop; called by uvicorn ten times a second."""
+        if self._close_at is not None and monotonic() >= self._close_at and not self.should_exit:
+            self._closing()
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket. Raises OSError if the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(2048)
+    listener.set_inheritable(True)
+    return listener

@@ -1,0 +1,139 @@
+"""Start here: checks what can be checked, then runs the workers, or the relay alone, until told to stop."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from traffic_manager.api.server import FINISH_S, bind
+from traffic_manager.config.settings import Settings
+from traffic_manager.db.migrate import check_schema, migrate
+from traffic_manager.db.pool import open_database
+from traffic_manager.db.sqlite import FileLock
+from traffic_manager.errors import SourceUnavailable, StartRefused
+from traffic_manager.monitoring.logs import configure_logging
+from traffic_manager.monitoring.metrics import Metrics, clear, forget_worker
+from traffic_manager.outbox import Outbox
+from traffic_manager.worker import Worker, counters_of
+from traffic_manager.workers import Parent
+
+# Beyond draining and finishing: closing pools, releasing the lease.
+_CLOSE_S = 15.0
+
+log = structlog.get_logger(__name__)
+
+
+def serve(settings: Settings, *, migrate_first: bool = False) -> int:
+    """Run the server until SIGTERM or Ctrl-C and return its exit code. Raises StartRefused."""
+    if settings.db.is_postgres:
+        return _serve(settings, migrate_first)
+    lock = FileLock(settings.db.path)
+    lock.acquire()
+    try:
+        return _serve(settings, migrate_first=True)
+    finally:
+        lock.release()
+
+
+def _serve(settings: Settings, migrate_first: bool) -> int:
+    if migrate_first:
+        migrate(settings.db)
+    _check_database(settings)
+    listener = _listen(settings)
+    log.info("listening", address=f"{settings.api.host}:{settings.api.port}", workers=settings.api.workers)
+    if settings.app.is_development:
+        _print_welcome(settings)
+    if settings.api.workers == 1:
+        return _run_worker(settings, listener, None, 0)
+    return _run_workers(settings, listener)
+
+
+def _check_database(settings: Settings) -> None:
+    """Raise SchemaMismatch if the tables are wrong. A database that is away now is no reason not to start."""
+    database = open_database(settings.db, counters_of(Metrics()))
+    try:
+        check_schema(database)
+    except SourceUnavailable as error:
+        log.warning("database_away_at_start", reason=str(error))
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        return bind(settings.api.host, settings.api.port)
+    except OSError as error:
+        where = f"{settings.api.host}:{settings.api.port}"
+        raise StartRefused(f"API_HOST, API_PORT: cannot listen on {where}: {error.strerror}") from error
+
+
+def _run_worker(settings: Settings, listener: socket.socket, directory: Path | None, index: int) -> int:
+    writer = configure_logging(settings.app.log_level, settings.app.logs_as_json)
+    writer.start()
+    try:
+        return Worker(settings, Metrics(directory, index)).run(listener)
+    finally:
+        writer.stop()
+
+
+def _run_workers(settings: Settings, listener: socket.socket) -> int:
+    directory = Path(tempfile.mkdtemp(prefix="traffic-manager-metrics-"))
+    clear(directory)
+    patience_s = settings.app.drain_s + FINISH_S + _CLOSE_S
+    work = partial(_run_worker, settings, listener, directory)
+    try:
+        return Parent(settings.api.workers, work, partial(forget_worker, directory), patience_s).run()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def run_relay(settings: Settings) -> int:
+    """Send changes to Kafka until SIGTERM or Ctrl-C and return the exit code. Raises StartRefused."""
+    if not settings.kafka.bootstrap_servers:
+        raise StartRefused("KAFKA_BOOTSTRAP_SERVERS: must be set to relay")
+    _check_database(settings)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    metrics = Metrics()
+    database = open_database(settings.db, counters_of(metrics))
+    database.open()
+    outbox = Outbox(settings.kafka, database, metrics)
+    outbox.start_relay()
+    while not stop.wait(1.0):
+        pass
+    outbox.close()
+    database.close()
+    return 0
+
+
+def _print_welcome(settings: Settings) -> None:
+    host = "localhost" if settings.api.host in ("0.0.0.0", "::") else settings.api.host  # noqa: S104 a comparison
+    base = f"http://{host}:{settings.api.port}"
+    sys.stderr.write(_WELCOME.format(base=base, where=_where(settings)))
+    sys.stderr.flush()
+
+
+def _where(settings: Settings) -> str:
+    return f"PostgreSQL on {settings.db.host}" if settings.db.is_postgres else f"SQLite in {settings.db.path}"
+
+
+_WELCOME = """
+Traffic Manager serves {base} ({where}). Try in another terminal:
+
+  curl -X POST {base}/api/v1/routes -H "Content-Type: application/json" \\
+    -d '{{"tenant": "team-a", "service": "payments", "env": "prod", "version": "v2",
+         "url": "https://payments.example.com/v2"}}'
+  curl "{base}/api/v1/routes/resolve?tenant=team-a&service=payments&env=prod&version=v2"
+  .venv/bin/traffic-manager routes import examples/aws-endpoints.csv
+  .venv/bin/traffic-manager changes --follow
+
+The API: {base}/docs   Health: {base}/health/ready   Metrics: {base}/metrics   Stop: Ctrl-C
+
+"""

@@ -1,0 +1,216 @@
+"""One worker process: its parts, joined, opened and closed. `main` starts one, or several."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import FastAPI
+
+from traffic_manager.api.app import build_app
+from traffic_manager.api.context import Parts
+from traffic_manager.api.server import Server
+from traffic_manager.cache.redis_client import RedisClient
+from traffic_manager.cache.route_cache import RedisRouteCache
+from traffic_manager.config.settings import Settings
+from traffic_manager.db.feed import SqlFeed
+from traffic_manager.db.migrate import check_schema
+from traffic_manager.db.pool import Counters, open_database
+from traffic_manager.db.store import SqlStore
+from traffic_manager.monitoring.health import (
+    DATABASE,
+    Check,
+    CheckResult,
+    CheckStatus,
+    Health,
+    not_configured,
+)
+from traffic_manager.monitoring.metrics import Metrics, PollOutcome
+from traffic_manager.monitoring.system_metrics import Source, SystemMetrics
+from traffic_manager.outbox import Outbox
+from traffic_manager.routing.bulkhead import Bulkhead
+from traffic_manager.routing.follower import Follower
+from traffic_manager.routing.mirror import Mirror
+from traffic_manager.routing.registry import Registry
+from traffic_manager.routing.resolver import Resolver
+from traffic_manager.routing.urls import UrlPolicy
+from traffic_manager.workers import EXIT_REFUSED
+
+# Connections of the pool that are not for reads: writer, relay, probe.
+_RESERVED_CONNECTIONS = 3
+_READ_PATIENCE_S = 0.25
+_SYNCHRONISE_PATIENCE_S = 3.0
+_PROBE_EVERY_S = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """One worker process: its parts, joined; opened and closed in order around serving."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._database = open_database(settings.db, counters_of(metrics))
+        store = SqlStore(self._database)
+        self._mirror = Mirror(settings.app.mirror_max_routes)
+        feed = SqlFeed(self._database, metrics.tm_bad_row_total.inc)
+        self._follower = Follower(feed, self._mirror, _FollowerMetrics(metrics))
+        self._redis = RedisClient(settings.redis) if settings.redis.host else None
+        self._reads = Bulkhead("read", settings.db.pool_max - _RESERVED_CONNECTIONS, _READ_PATIENCE_S)
+        self._outbox = (
+            Outbox(settings.kafka, self._database, metrics) if settings.kafka.bootstrap_servers else None
+        )
+        self._registry = Registry(store, self._committed)
+        self._health = Health(self._checks())
+        self._system = SystemMetrics(metrics, self._sources(), interval_s=_PROBE_EVERY_S)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._exit_code = 0
+        parts = Parts(
+            settings=settings,
+            metrics=metrics,
+            health=self._health,
+            mirror=self._mirror,
+            follower=self._follower,
+            resolver=Resolver(self._mirror, self._follower, self._route_cache(), store, self._reads),
+            registry=self._registry,
+            store=store,
+            reads=self._reads,
+            url_policy=UrlPolicy(settings.app.url_schemes, settings.app.url_deny_loopback),
+        )
+        self._server = Server(
+            build_app(parts, self._lifespan),
+            settings.app.drain_s,
+            draining=self._health.draining,
+            closing=self._follower.release_watchers,
+        )
+
+    def run(self, listener: socket.socket) -> int:
+        """Serve until told to stop; return the exit code."""
+        self._server.serve_on(listener)
+        return self._exit_code
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        self._loop = asyncio.get_running_loop()
+        self._database.open()
+        self._follower.start()
+        self._registry.start()
+        readiness = self._loop.create_task(self._turn_ready())
+        try:
+            yield
+        finally:
+            readiness.cancel()
+            # On threads: each waits for its own thread to end, and some of those wait for this loop.
+            for close in self._closings():
+                await asyncio.to_thread(close)
+            if self._redis:
+                await self._redis.close()
+            await asyncio.to_thread(self._database.close)
+
+    def _closings(self) -> list[Callable[[], object]]:
+        """Return what to stop, in order: first whoever makes changes, last whoever tells of them."""
+        relay = [self._outbox.close] if self._outbox else []
+        return [self._registry.stop, *relay, self._system.stop, self._follower.stop, self._reads.close]
+
+    async def _turn_ready(self) -> None:
+        """Turn ready once the mirror is synchronised; without a database keep trying, alive but not ready."""
+        try:
+            await asyncio.wait_for(self._follower.synchronised.wait(), timeout=_SYNCHRONISE_PATIENCE_S)
+        except TimeoutError:
+            log.warning("not_synchronised_yet", reason="the database cannot be reached")
+        self._system.start()
+        if self._outbox and self._settings.app.relay == "embedded":
+            self._outbox.start_relay()
+        await self._follower.synchronised.wait()
+        if self._follower.refusal:
+            log.error("start_refused", reason=str(self._follower.refusal))
+            self._exit_code = EXIT_REFUSED
+            self._server.should_exit = True
+            return
+        self._health.started()
+
+    def _committed(self, revision: int) -> None:
+        self._follower.wake(revision)
+        if self._outbox:
+            self._outbox.wake(revision)
+
+    def _route_cache(self) -> RedisRouteCache | None:
+        if self._redis is None:
+            return None
+        return RedisRouteCache(self._redis, self._settings.cache, self._rejected)
+
+    def _rejected(self, reason: str) -> None:
+        self._metrics.tm_cache_rejected_total.labels(reason).inc()
+
+    def _checks(self) -> dict[str, Check]:
+        return {
+            DATABASE: self._check_database,
+            "cache": self._check_cache if self._redis else not_configured,
+            "kafka": self._outbox.check if self._outbox else not_configured,
+        }
+
+    def _check_database(self) -> CheckResult:
+        check_schema(self._database)
+        stats = self._database.stats()
+        pool = {
+            "size": stats.size,
+            "available": stats.available,
+            "in_use": stats.in_use,
+            "waiting": stats.waiting,
+        }
+        return CheckResult(CheckStatus.HEALTHY, "Database is accessible", pool)
+
+    def _check_cache(self) -> CheckResult:
+        assert self._redis is not None and self._loop is not None  # noqa: S101, PT018 set before the first probe
+        is_up = asyncio.run_coroutine_threadsafe(self._redis.ping(), self._loop).result(timeout=2.0)
+        self._metrics.cache_connected.set(is_up)
+        if not is_up:
+            return CheckResult(CheckStatus.DEGRADED, "Redis does not answer; reads go to the database")
+        return CheckResult(CheckStatus.HEALTHY, "Cache is accessible")
+
+    def _sources(self) -> dict[str, Source]:
+        sources = {"health": self._health.probe, "pool": self._measure_pool, "mirror": self._measure_mirror}
+        return sources | ({"outbox": self._measure_outbox} if self._outbox else {})
+
+    def _measure_pool(self) -> None:
+        stats = self._database.stats()
+        self._metrics.db_pool_size.set(stats.size)
+        self._metrics.db_pool_available.set(stats.available)
+        self._metrics.db_pool_in_use.set(stats.in_use)
+
+    def _measure_mirror(self) -> None:
+        self._metrics.tm_applied_revision.set(self._mirror.applied)
+        self._metrics.tm_head_revision.set(max(self._follower.head_revision, self._mirror.applied))
+        self._metrics.tm_mirror_routes.set(len(self._mirror.entries))
+        staleness_s = self._follower.staleness_s()
+        if staleness_s is not None:
+            self._metrics.tm_staleness_seconds.set(staleness_s)
+
+    def _measure_outbox(self) -> None:
+        assert self._outbox is not None  # noqa: S101 a source only then
+        self._outbox.measure_backlog(self._follower.head_revision)
+
+
+def counters_of(metrics: Metrics) -> Counters:
+    """Return what the database's pool counts into."""
+    return Counters(metrics.db_queries_total.inc, metrics.db_connection_errors_total.inc)
+
+
+class _FollowerMetrics:
+    """Counts what the follower reports."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._polls = {
+            True: metrics.tm_follower_polls_total.labels(PollOutcome.OK),
+            False: metrics.tm_follower_polls_total.labels(PollOutcome.FAILED),
+        }
+        self.gap = metrics.tm_revision_gap_total.inc
+        self.fork = metrics.tm_history_fork_total.inc
+
+    def polled(self, ok: bool) -> None:
+        """Count a poll."""
+        self._polls[ok].inc()

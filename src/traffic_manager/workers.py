@@ -1,0 +1,133 @@
+"""The parent of several worker processes: binds once, forks, replaces the dead, stops them all.
+
+The parent stays single-threaded and opens nothing else, so that forking is safe. The children inherit the
+listening socket: with SO_REUSEPORT a dying worker would reset the connections that wait in its own queue.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+
+import structlog
+
+# A worker that ends with this could not start, and neither could another: the settings have to change.
+EXIT_REFUSED = 78
+# A worker that lived this long was well; one that did not waits twice as long as the one before it.
+_WELL_AFTER_S = 10.0
+_RESTART_FIRST_S = 0.1
+_RESTART_MOST_S = 30.0
+_PR_SET_PDEATHSIG = 1
+
+log = structlog.get_logger(__name__)
+
+
+class Parent:
+    """Runs *count* processes of *work*, which gets its index and returns its exit code. *buried* is called with
+    the index of each that ended."""
+
+    def __init__(
+        self, count: int, work: Callable[[int], int], buried: Callable[[int], None], patience_s: float
+    ) -> None:
+        self._count = count
+        self._work = work
+        self._buried = buried
+        self._patience_s = patience_s
+        self._index_of: dict[int, int] = {}
+        self._born: dict[int, float] = {}
+        self._due: dict[int, float] = {}
+        self._delay_s: dict[int, float] = {}
+        self._is_stopping = False
+        self._exit_code = 0
+
+    def run(self) -> int:
+        """Return the exit code when all workers have ended after SIGTERM or SIGINT, or could not start."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        for index in range(self._count):
+            self._fork(index)
+        while self._index_of or (self._due and not self._is_stopping):
+            self._reap()
+            self._restart_due()
+        return self._exit_code
+
+    def _fork(self, index: int) -> None:
+        sys.stdout.flush()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _end_with(parent)
+            os._exit(_run_child(self._work, index))
+        self._index_of[pid] = index
+        self._born[index] = time.monotonic()
+
+    def _reap(self) -> None:
+        """Wait a moment for a worker to end, and deal with it."""
+        pid, status = os.waitpid(-1, os.WNOHANG) if self._index_of else (0, 0)
+        if pid == 0:
+            time.sleep(0.02)
+            return
+        index = self._index_of.pop(pid)
+        self._buried(index)
+        code = os.waitstatus_to_exitcode(status)
+        if code == EXIT_REFUSED:
+            self._exit_code = 1
+            self._stop()
+        elif not self._is_stopping:
+            log.error("worker_died", worker=index, exit_code=code)
+            self._plan_restart(index)
+
+    def _plan_restart(self, index: int) -> None:
+        lived_s = time.monotonic() - self._born[index]
+        delay_s = _RESTART_FIRST_S if lived_s > _WELL_AFTER_S else self._delay_s.get(index, _RESTART_FIRST_S)
+        self._due[index] = time.monotonic() + delay_s
+        self._delay_s[index] = min(_RESTART_MOST_S, delay_s * 2)
+
+    def _restart_due(self) -> None:
+        now = time.monotonic()
+        for index in [i for i, due in self._due.items() if due <= now and not self._is_stopping]:
+            del self._due[index]
+            self._fork(index)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._is_stopping:
+            self._signal_all(signal.SIGKILL)  # asked twice: at once
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._is_stopping = True
+        self._signal_all(signal.SIGTERM)
+        signal.signal(signal.SIGALRM, lambda *_: self._signal_all(signal.SIGKILL))
+        signal.setitimer(signal.ITIMER_REAL, self._patience_s)
+
+    def _signal_all(self, number: int) -> None:
+        for pid in self._index_of:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def _end_with(parent: int) -> None:
+    """Have this worker stopped if its parent dies, even by SIGKILL."""
+    with suppress(OSError, AttributeError):  # other systems than Linux have no such thing
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _run_child(work: Callable[[int], int], index: int) -> int:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on
+    try:
+        return work(index)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        log.exception("worker_failed", worker=index)
+        return 1
