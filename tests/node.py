@@ -1,0 +1,143 @@
+"""A real server of ours for tests: `traffic-manager serve` as a user starts it, over real HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+
+from tests.servers.ports import HOST, free_port
+
+START_TIMEOUT_S = 30.0
+Found = TypeVar("Found")
+# Settings of the shell that runs the tests must not reach the servers under test.
+_INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
+
+
+def wait_until(condition: Callable[[], Found], timeout_s: float = 10.0, what: str = "the condition") -> Found:
+    """Return the first true value of *condition*, asked every 20 ms. Fails the test when time is up."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"{what} did not come true in {timeout_s} s"
+        time.sleep(0.02)
+
+
+class Node:
+    """One server, with its data and log under *folder*. *settings* are environment variables."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+        self.port = free_port()
+        self.url = f"http://{HOST}:{self.port}"
+        self.log_path = folder / f"node-{self.port}.log"
+        self._folder = folder
+        own = {
+            "API_HOST": HOST,
+            "API_PORT": str(self.port),
+            "DB_PATH": str(folder / "routes.db"),
+            "LOG_FORMAT": "json",
+        }
+        inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        self.environment = {**inherited, **own, **(settings or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *arguments: str, wait_ready: bool = True) -> Node:
+        """Start it, and by default wait until it is ready. `--migrate` is for PostgreSQL."""
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "traffic_manager.cli", "serve", *arguments],
+                cwd=self._folder,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        if wait_ready:
+            wait_until(self.is_ready, START_TIMEOUT_S, f"readiness of the node; its log:\n{self.log()}")
+        return self
+
+    def stop(self, timeout_s: float = 40.0) -> int:
+        """End it with SIGTERM; return its exit code."""
+        if self._process is None:
+            return 0
+        self._process.terminate()
+        return self._process.wait(timeout_s)
+
+    def kill(self) -> None:
+        """End it and its workers with SIGKILL."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """The process that was started: the parent, if there are several workers."""
+        assert self._process is not None
+        return self._process.pid
+
+    def wait_for_exit(self, timeout_s: float = 20.0) -> int:
+        """Return the exit code of a node that ends by itself."""
+        assert self._process is not None
+        return self._process.wait(timeout_s)
+
+    def is_running(self) -> bool:
+        """Return whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def is_ready(self) -> bool:
+        """Return whether it says that it is ready; fails if it has ended."""
+        assert self.is_running(), f"the node ended by itself; its log:\n{self.log()}"
+        try:
+            return httpx2.get(f"{self.url}/health/ready", timeout=2.0).status_code == 200
+        except httpx2.HTTPError:
+            return False
+
+    def client(self, timeout_s: float = 10.0) -> httpx2.Client:
+        """Return a client of this node's API; close it."""
+        return httpx2.Client(base_url=self.url, timeout=timeout_s)
+
+    def log(self) -> str:
+        """Return what it has logged."""
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+def a_key(
+    service: str = "payments", version: str = "v2", env: str = "prod", tenant: str = "team-a"
+) -> dict[str, str]:
+    """Return the four names of a route, as bodies and queries take them."""
+    return {"tenant": tenant, "service": service, "env": env, "version": version}
+
+
+def a_route(url: str = "https://payments.example.com/v2", **names: str) -> dict[str, str]:
+    """Return the body that creates a route."""
+    return {**a_key(**names), "url": url}
+
+
+def path_of(key: Mapping[str, str]) -> str:
+    """Return the path of a route."""
+    return f"/api/v1/routes/{key['tenant']}/{key['service']}/{key['env']}/{key['version']}"
+
+
+def resolve(client: httpx2.Client, key: Mapping[str, str], **headers: str) -> httpx2.Response:
+    """Resolve *key*, with headers as `tm_min_revision="..."`."""
+    names = {name: key[name] for name in ("tenant", "service", "env", "version")}
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    return client.get("/api/v1/routes/resolve", params=names, headers=given)
+
+
+Json = dict[str, Any]
