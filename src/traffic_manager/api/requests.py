@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from traffic_manager.errors import FieldProblem, InvalidInput, RequestRefused
@@ -35,7 +36,7 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         """Return FastAPI's handler with our checks before it."""
         handle = super().get_route_handler()
-        known = {field.alias for field in self.dependant.query_params}
+        known = _query_names(self.dependant)
         takes_body = self.body_field is not None
         is_batch = self.path.endswith("/batch")
 
@@ -48,6 +49,12 @@ class StrictRoute(APIRoute):
             return await handle(request)
 
         return checked
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    """Return the query parameters of a handler and of all that it depends on."""
+    names = {field.alias for field in dependant.query_params}
+    return names.union(*(_query_names(below) for below in dependant.dependencies))
 
 
 class _ParsedRequest(Request):
