@@ -1,0 +1,1 @@
+"""Tells the world about changes: the outbox goes to Kafka, in order and at least once."""
