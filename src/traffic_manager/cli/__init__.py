@@ -6,14 +6,11 @@ Modules imported here must stay light, because every start pays for them; comman
 
 from __future__ import annotations
 
-import os
-import sys
-
 import typer
 
 from traffic_manager import __version__
 from traffic_manager.cli import changes, health, routes, server, transfer, writes
-from traffic_manager.cli.exits import HELP, READER_GONE
+from traffic_manager.cli.exits import HELP
 
 app = typer.Typer(
     name="traffic-manager",
@@ -53,16 +50,4 @@ health.register(app)
 
 def main() -> None:
     """Run the command line and exit with a code of `exits`."""
-    try:
-        app(prog_name="traffic-manager")
-    finally:
-        _flush()
-
-
-def _flush() -> None:
-    """Write what is left. If nobody reads it any more (`... | head`), end quietly as other tools do."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(READER_GONE) from None
+    app(prog_name="traffic-manager")

@@ -76,8 +76,8 @@ def split(
 
 @dataclass
 class Outcome:
-    """What became of a file: every batch is in, unknown (it was sent, no answer came) or not in. With a dry
-    run, "in" means that it would be."""
+    """What became of a file: every batch is in, unknown (it was sent, no answer came) or not in, as all are
+    after a dry run, which only counts."""
 
     created: int = 0
     updated: int = 0
@@ -90,11 +90,6 @@ class Outcome:
     problems: list[LineProblem] = field(default_factory=list)
     failure: ClientError | None = None
     was_interrupted: bool = False
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all is in."""
-        return not (self.unknown or self.not_done)
 
 
 class Sender:
@@ -120,7 +115,7 @@ class Sender:
             except (ClientError, KeyboardInterrupt) as error:
                 self._stop(error, batch, batches[index + 1 :], outcome)
                 break
-            outcome.done.append(batch)
+            (outcome.not_done if self._dry_run else outcome.done).append(batch)
             self._on_batch(len(batch.rows))
         return outcome
 
@@ -157,7 +152,7 @@ class Sender:
             self._was_reached |= error.may_be_done
             raise
         except Refused as error:
-            self._may_be_done |= error.problem.status >= 500
+            self._may_be_done |= error.problem.may_be_done
             self._was_reached = True
             raise
         self._was_reached = True
@@ -187,7 +182,7 @@ class Sender:
         left = [Batch([r for r in batch.rows if r is not row]), *rest]
         try:
             for tried in left:
-                found.extend(self._tried(tried, PROBLEMS_MAX + 1 - len(found)))
+                found.extend(self._tried(tried, PROBLEMS_MAX - len(found)))
         except (ClientError, KeyboardInterrupt):
             pass  # What was found so far is worth telling.
         return found

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from traffic_manager.cli import output
+from traffic_manager.cli.output import READER_GONE
 
 if TYPE_CHECKING:
     from traffic_manager.client import ClientError, Problem, Refused, Unreachable
@@ -20,7 +21,6 @@ NOT_FOUND = 3
 CONFLICT = 4
 UNREACHABLE = 5
 INTERRUPTED = 130
-READER_GONE = 141
 
 _MEANINGS = {
     DONE: "done",
@@ -30,6 +30,7 @@ _MEANINGS = {
     CONFLICT: "conflict: the route is not as you thought",
     UNREACHABLE: "the server cannot be reached, or cannot answer now",
     INTERRUPTED: "interrupted with Ctrl-C",
+    READER_GONE: "nobody reads the output any more, as in `... | head`",
 }
 # The blank lines keep rich from joining them to one paragraph.
 HELP = "Exit codes:\n\n" + "\n\n".join(f"{code:>3}  {meaning}" for code, meaning in _MEANINGS.items())
@@ -57,8 +58,6 @@ def told() -> Iterator[None]:
     except ClientError as error:
         raise tell(failure_of(error)) from None
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise typer.Exit(READER_GONE) from None
         what = f"{error.filename or 'file'}: {error.strerror or error}"
         raise tell(Failure(FAILED, what, "check the path, its permissions and the free space")) from None
 
@@ -103,7 +102,8 @@ def _refused(error: Refused) -> Failure:
         return Failure(CONFLICT, str(error), _conflict_hint(problem), (*details, *_current(problem)))
     if isinstance(error, client.HistoryGone):
         hint = f"read the routes again (`routes export`), then go on with --after {problem.head}"
-        return Failure(FAILED, f"these changes are gone: {error}", hint)
+        # What follows in the detail is what the hint says.
+        return Failure(FAILED, str(error).partition(";")[0], hint)
     if isinstance(error, client.Unavailable):
         what = f"the server cannot answer now (HTTP {problem.status}): {error}"
         return Failure(UNREACHABLE, what, _later(problem), details)

@@ -43,8 +43,10 @@ def _server(value: str) -> str:
 
 def _etag(value: str | None) -> str | None:
     """Return the header's value: an etag may be given with or without its quotes."""
-    if value is None or value == "*" or value.startswith('"'):
+    if value is None or value == "*" or '"' in value:
         return value
+    if not (value.isascii() and value.isprintable()):
+        raise typer.BadParameter("must be the etag that `routes get` shows, or *")
     return f'"{value}"'
 
 

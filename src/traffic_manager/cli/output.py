@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, JustifyMethod
+    from rich.table import Table
 
     from traffic_manager.client import Change, Reply, Route
+
+READER_GONE = 141  # as shells count the end of a program whose reader went away
 
 CSV_COLUMNS = ("tenant", "service", "env", "version", "url", "is_active")
 
@@ -78,14 +81,25 @@ def printable(text: str) -> str:
 # To stdout
 
 
+def _write(text: str) -> None:
+    """Write at once, for a reader who follows. If nobody reads any more (`... | head`), end quietly."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would flush once more when it exits, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(READER_GONE) from None
+
+
 def line(text: str) -> None:
-    """Write one line at once, for a reader who follows."""
-    typer.echo(text)
+    """Write one line."""
+    _write(f"{text}\n")
 
 
 def document(value: object) -> None:
     """Write one JSON document."""
-    typer.echo(json.dumps(value, indent=2))
+    line(json.dumps(value, indent=2))
 
 
 def json_line(value: object) -> str:
@@ -94,26 +108,43 @@ def json_line(value: object) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a table that fits the terminal; long cells are folded, none is cut. Columns whose name ends
-    with `#` hold numbers."""
+    """Write a table that fits the terminal; long cells are folded, none is cut. If it is too wide, a last
+    column `url` goes under the route, so that both stay whole for as long as possible. Columns whose name
+    ends with `#` hold numbers."""
+    console, found = _stdout(), list(rows)
+    shown = _table(columns, found)
+    unbounded = console.options.update(width=_UNFOLDED_COLUMNS)
+    if (
+        tuple(columns[-2:]) == ("route", "url")
+        and console.measure(shown, options=unbounded).maximum > console.width
+    ):
+        stacked = [(*row[:-2], row[-2] + (f"\n  {row[-1]}" if row[-1] else "")) for row in found]
+        shown = _table(columns[:-1], stacked)
+    with console.capture() as rendered:
+        console.print(shown)
+    _write(rendered.get())
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, header_style="bold")
     for name in columns:
-        is_number = name.endswith("#")
-        shown.add_column(
-            name.rstrip("#"),
-            justify="right" if is_number else "left",
-            no_wrap=is_number or name in ("when", "action", "state", "status", "check"),
-            overflow="fold",
-        )
+        is_short = name.endswith("#") or name in _SHORT
+        justify: JustifyMethod = "right" if name.endswith("#") else "left"
+        shown.add_column(name.rstrip("#"), justify=justify, no_wrap=is_short, overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(printable(cell), style=_STYLES.get(cell, "")) for cell in row))
-    _stdout().print(shown)
+        shown.add_row(*(Text(_lines(cell), style=_STYLES.get(cell, "")) for cell in row))
+    return shown
 
 
+def _lines(cell: str) -> str:
+    return "\n".join(printable(part) for part in cell.split("\n"))
+
+
+_SHORT = ("when", "action", "state", "status", "check")
 _STYLES = {
     "active": "green",
     "inactive": "dim",
@@ -140,7 +171,7 @@ def fields(pairs: Iterable[tuple[str, str]]) -> None:
     """Write one thing's fields, a line each."""
     found = [(name, printable(value)) for name, value in pairs]
     width = max(len(name) for name, _ in found)
-    typer.echo("\n".join(f"{name:<{width}}  {value}" for name, value in found))
+    line("\n".join(f"{name:<{width}}  {value}" for name, value in found))
 
 
 # Routes and changes
@@ -175,15 +206,21 @@ def route(reply: Reply[Route], form: Format) -> None:
 
 
 def route_table(routes: Iterable[Route]) -> None:
-    """Write routes for people. The first column is what other commands take."""
-    rows = (("/".join(r.key), r.url, state(r.is_active), str(r.revision)) for r in routes)
-    table(("route", "url", "state", "revision#"), rows)
+    """Write routes for people. The column `route` is what other commands take."""
+    rows = ((str(r.revision), state(r.is_active), "/".join(r.key), r.url) for r in routes)
+    table(("revision#", "state", "route", "url"), rows)
 
 
 def change_table(changes: Iterable[Change]) -> None:
     """Write changes for people."""
     rows = ((str(c.revision), when(c.occurred_at), c.action, "/".join(c.key), c.url or "") for c in changes)
     table(("revision#", "when", "action", "route", "url"), rows)
+
+
+def history_table(changes: Iterable[Change]) -> None:
+    """Write the changes of one route for people."""
+    rows = ((str(c.revision), when(c.occurred_at), c.action, c.actor or "", c.url or "") for c in changes)
+    table(("revision#", "when", "action", "actor", "url"), rows)
 
 
 def csv_lines(routes: Iterable[Route]) -> Iterator[str]:
@@ -201,5 +238,5 @@ def _csv_line(cells: Sequence[str]) -> str:
 
 def lines(finished: Iterable[str]) -> None:
     """Write lines that carry their own ends."""
-    sys.stdout.writelines(finished)
-    sys.stdout.flush()
+    for part in finished:
+        _write(part)

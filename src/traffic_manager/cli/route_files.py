@@ -18,7 +18,7 @@ REQUIRED = (*NAME_FIELDS, "url")
 PASSED_OVER = ("revision", "created_at", "updated_at", "tm_revision", "etag")
 KNOWN = (*REQUIRED, "is_active", *PASSED_OVER)
 
-# The API's own limit, checked here too because one longer than a whole batch could not even be sent.
+# The API's own limit.
 _URL_MAX_CHARACTERS = 2048
 _CSV_CELL_MAX_CHARACTERS = 100_000
 _BOOLEANS = {"true": True, "false": False}
@@ -106,14 +106,23 @@ def _row(line: int, cells: dict[str, Any]) -> Row:  # Any: JSON values
     ]
     if problems:
         raise BadLine(*problems)
-    if len(cells["url"]) > _URL_MAX_CHARACTERS:
-        detail = f"must be at most {_URL_MAX_CHARACTERS} characters long"
-        raise BadLine(LineProblem(line, "url", "url-length", detail))
+    if url_problem := _url_problem(cells["url"]):
+        raise BadLine(LineProblem(line, "url", *url_problem))
     try:
         key = RouteKey.of(*(cells[field] for field in NAME_FIELDS))
     except InvalidInput as error:
         raise BadLine(*(LineProblem(line, p.field, p.code, p.detail) for p in error.problems)) from None
     return Row(line, key, cells["url"], _is_active(line, cells))
+
+
+def _url_problem(url: str) -> tuple[str, str] | None:
+    """Return code and detail of what would spoil a whole batch, so that the server could not tell the line.
+    All else is for the server to judge: it knows which URLs it takes."""
+    if len(url) > _URL_MAX_CHARACTERS:
+        return "url-length", f"must be at most {_URL_MAX_CHARACTERS} characters long"
+    if not (url.isascii() and url.isprintable()):
+        return "url-characters", "must hold only the ASCII characters of RFC 3986: escape others"
+    return None
 
 
 def _is_active(line: int, cells: dict[str, Any]) -> bool | None:  # Any: JSON values

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from traffic_manager.cli import options, output
-from traffic_manager.cli.exits import told
+from traffic_manager.cli.exits import NOT_FOUND, Failure, tell, told
 from traffic_manager.cli.output import Format, ListFormat
 
 if TYPE_CHECKING:
@@ -116,13 +116,17 @@ def history(
     with told(), options.connect(server, timeout) as client:
         found = _History(client, route)
         changes = list(found if show_all else islice(found, limit + 1))
+    if not changes and not found.truncated:
+        raise tell(
+            Failure(NOT_FOUND, f"there was never a route {route}", "see `traffic-manager routes list`")
+        )
     has_more = not show_all and len(changes) > limit
     changes = changes if show_all else changes[:limit]
     if form is Format.JSON:
         document = {"changes": [asdict(c) for c in changes], "truncated": found.truncated}
         output.document(document | {"has_more": has_more})
     else:
-        output.change_table(changes)
+        output.history_table(changes)
     if has_more:
         output.note(f"there are more than {limit}: --limit or --all shows them")
     elif found.truncated:

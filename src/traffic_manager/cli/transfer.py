@@ -33,11 +33,17 @@ def register(routes_app: typer.Typer) -> None:
 
 # Import
 
+
+def _file(text: str) -> Path:
+    # Not typer's own check of paths: in 0.29 it takes `-` for a name, although `allow_dash` is set.
+    if text != "-" and not Path(text).exists():
+        raise typer.BadParameter(f"{text!r} does not exist")
+    return Path(text)
+
+
 ImportFile = Annotated[
     Path,
-    typer.Argument(
-        metavar="FILE", exists=True, dir_okay=False, allow_dash=True, help="CSV or JSON lines; - is stdin."
-    ),
+    typer.Argument(parser=_file, metavar="FILE", help="CSV or JSON lines; - is stdin.", show_default=False),
 ]
 ImportFormat = Annotated[
     FileFormat | None,
@@ -129,7 +135,8 @@ def _report(found: RouteFile, outcome: Outcome, form: Format, *, dry_run: bool) 
     if form is Format.JSON:
         return output.document(summary)
     names = ("lines", "created", "updated", "unchanged", "tm_revision")
-    output.fields((name.removeprefix("tm_"), str(summary[name])) for name in names)
+    shown = {name: "-" if summary[name] is None else str(summary[name]) for name in names}
+    output.fields((name.removeprefix("tm_"), text) for name, text in shown.items())
     if dry_run:
         output.note("this was a dry run: nothing was changed")
     if outcome.resent:
@@ -165,10 +172,15 @@ def _ranges(batches: Iterable[Batch]) -> list[tuple[int, int]]:
     return [(found[0][0], found[-1][1])] if found else []
 
 
+_REPEAT = "repeat the command: lines that are in stay as they are"
+
+
 def _exit(outcome: Outcome) -> None:
     """Exit with what went wrong, if something did, and say which lines are in."""
     if outcome.problems:
         what = "the server refused lines of the file"
+        if len(outcome.problems) >= PROBLEMS_SHOWN:
+            what += f"; these are the first {PROBLEMS_SHOWN}, there may be more"
         raise _stopped(
             Failure(FAILED, what, "correct these lines, then repeat", _shown(outcome.problems)), outcome
         )
@@ -178,8 +190,7 @@ def _exit(outcome: Outcome) -> None:
             failure._replace(hint="repeat the command: lines that are in stay as they are"), outcome
         )
     if outcome.was_interrupted:
-        hint = "repeat the command: lines that are in stay as they are"
-        raise _stopped(Failure(INTERRUPTED, "interrupted", hint), outcome)
+        raise _stopped(Failure(INTERRUPTED, "interrupted", _REPEAT), outcome)
 
 
 def _stopped(failure: Failure, outcome: Outcome) -> typer.Exit:
@@ -189,9 +200,13 @@ def _stopped(failure: Failure, outcome: Outcome) -> typer.Exit:
         ("not imported", outcome.not_done),
     )
     ranges = tuple(
-        f"lines {first} to {last}: {what}" for what, batches in told_lines for first, last in _ranges(batches)
+        f"{_lines(*bounds)}: {what}" for what, batches in told_lines for bounds in _ranges(batches)
     )
     return tell(failure._replace(details=(*failure.details, *ranges)))
+
+
+def _lines(first: int, last: int) -> str:
+    return f"line {first}" if first == last else f"lines {first} to {last}"
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

@@ -65,9 +65,14 @@ def problem_of(answer: httpx2.Response) -> Problem | None:
     document = json_of(answer)
     if isinstance(document, dict) and "problem+json" in answer.headers.get("Content-Type", ""):
         return _problem(answer, document)
-    if answer.status_code in _PROXY_STATUSES:
-        return Problem(answer.status_code, title=answer.reason_phrase, retry_after_s=_retry_after_s(answer))
-    return None
+    if answer.status_code not in _PROXY_STATUSES:
+        return None
+    return Problem(
+        answer.status_code,
+        title=answer.reason_phrase,
+        retry_after_s=_retry_after_s(answer),
+        may_be_done=answer.status_code != 429,
+    )
 
 
 def _problem(answer: httpx2.Response, document: Json) -> Problem:
@@ -83,6 +88,7 @@ def _problem(answer: httpx2.Response, document: Json) -> Problem:
         index=index if isinstance(index, int) else None,
         head=document.get("head"),
         retry_after_s=_retry_after_s(answer),
+        may_be_done=answer.status_code == 500 or document.get("outcome") == "unknown",
     )
 
 

@@ -52,7 +52,8 @@ class FieldError:
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What a problem document (RFC 9457) says. *current* is the route as it is, *index* the operation of a
-    batch that failed, *head* where the changes stand; each None where it does not apply."""
+    batch that failed, *head* where the changes stand; each None where it does not apply. *may_be_done*: the
+    server does not know whether the work was done."""
 
     status: int
     type: str = "about:blank"
@@ -64,6 +65,7 @@ class Problem:
     index: int | None = None
     head: str | None = None
     retry_after_s: float | None = None
+    may_be_done: bool = False
 
 
 class Refused(ClientError):
@@ -87,7 +89,7 @@ class HistoryGone(Refused):
 
 
 class Unavailable(Refused):
-    """The server cannot answer now. After a 502 or 504 the work may have been done all the same."""
+    """The server, or a proxy before it, cannot answer now."""
 
 
 _BY_STATUS: Mapping[int, type[Refused]] = {
@@ -104,4 +106,7 @@ _BY_STATUS: Mapping[int, type[Refused]] = {
 
 def refusal(problem: Problem) -> Refused:
     """Return the error that stands for *problem*."""
+    # This one says that the server has no such call, not that a route is missing.
+    if problem.type.endswith(":not-found"):
+        return Refused(problem)
     return _BY_STATUS.get(problem.status, Refused)(problem)

@@ -237,8 +237,8 @@ class Client:
 
 
 def encoded(body: object) -> bytes:
-    """Return *body* as the bytes that are sent."""
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    """Return *body* as the bytes that are sent: ASCII, so that any text can be, and the server judges it."""
+    return json.dumps(body, separators=(",", ":")).encode()
 
 
 def _without_secrets(url: str) -> str:
