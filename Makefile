@@ -48,5 +48,10 @@ services: install-dev
 	@$(BIN)/python -m tests.servers.install
 	@$(BIN)/python -m tests.servers
 
+# Ratios against nginx and PostgreSQL in the same run; writes benchmarks/README.md.
+bench: install-dev
+	@$(BIN)/python -m tests.servers.install
+	@$(BIN)/python -m benchmarks.core
+
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

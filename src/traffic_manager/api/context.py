@@ -73,13 +73,18 @@ class Parts:
 
 
 def _check_reached(wanted: Position, head: Head) -> None:
+    if wanted.epoch8 == head.epoch8 and wanted.revision <= head.revision:
+        return
+    refusal: EpochMismatch | NotYetReached
     if wanted.epoch8 != head.epoch8:
-        raise EpochMismatch(str(wanted), head.epoch8)
-    if head.revision < wanted.revision:
-        raise NotYetReached(f"revision {wanted} does not exist yet")
+        refusal = EpochMismatch(str(wanted), head.epoch8)
+    else:
+        refusal = NotYetReached(f"revision {wanted} does not exist yet")
+    refusal.as_of = head.position
+    raise refusal
 
 
-def _parts(request: Request) -> Parts:
+async def _parts(request: Request) -> Parts:
     return cast("Parts", request.app.state.parts)
 
 
@@ -88,11 +93,11 @@ def correlation_id_of(request: Request) -> str:
     return str(request.scope["state"]["correlation_id"])
 
 
-def _author(request: Request) -> Author:
+async def _author(request: Request) -> Author:
     return Author(ANONYMOUS, correlation_id_of(request))
 
 
-def _min_revision(
+async def _min_revision(
     tm_min_revision: Annotated[
         str | None,
         Header(description="Answer as of this revision or later: a `TM-Revision` that was seen before."),
@@ -101,12 +106,13 @@ def _min_revision(
     return Position.parse(tm_min_revision, "TM-Min-Revision") if tm_min_revision is not None else None
 
 
+# All of them async, little as they do: FastAPI would send each plain function to a thread and back.
 GivenParts = Annotated[Parts, Depends(_parts)]
 GivenAuthor = Annotated[Author, Depends(_author)]
 MinRevision = Annotated[Position | None, Depends(_min_revision)]
 
 
-def name_filter(
+async def _name_filter(
     tenant: str | None = None, service: str | None = None, env: str | None = None, version: str | None = None
 ) -> NameFilter:
     """Return the names asked for. Raises InvalidInput for those that no route can have."""
@@ -118,7 +124,7 @@ def name_filter(
     return NameFilter(*names)
 
 
-GivenNames = Annotated[NameFilter, Depends(name_filter)]
+GivenNames = Annotated[NameFilter, Depends(_name_filter)]
 
 
 def json_answer(
