@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
+from urllib.parse import quote
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from traffic_manager import __version__
 from traffic_manager.api import changes, operations, problems, routes
 from traffic_manager.api.context import Parts, correlation_id_of
 from traffic_manager.api.lane import App, Lane
+from traffic_manager.api.requests import shown
 from traffic_manager.api.schemas import ProblemAnswer
 from traffic_manager.errors import (
     BatchFailed,
@@ -45,6 +48,17 @@ _CODES = {
     "too_long": "too-many",
     "too_short": "too-few",
 }
+
+
+_ROUTERS: tuple[APIRouter, ...] = (
+    routes.router,
+    changes.router,
+    operations.router,
+    operations.docs_router,
+)
+# A body of 4 MiB can break a million rules; whoever repairs it reads only the first.
+_MAX_FIELD_PROBLEMS = 32
+_MAX_INSTANCE = 256
 
 
 def build_app(parts: Parts, lifespan: Lifespan) -> App:
@@ -107,7 +121,7 @@ async def _on_expected(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 registered for it alone
-    found = error.errors()
+    found = error.errors()[:_MAX_FIELD_PROBLEMS]
     invalid = InvalidInput(*(_field_problem(item) for item in found))
     place = found[0]["loc"]
     if len(place) > 2 and place[:2] == ("body", "operations") and isinstance(place[2], int):
@@ -120,11 +134,24 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "refused")
     response = _problem(request, RequestRefused(error.status_code, code, str(error.detail)))
     response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        response.headers["Allow"] = _allowed(request.url.path)
     return response
 
 
+def _allowed(path: str) -> str:
+    """Return the methods that are taken at *path*; the framework tells only those of the first route there."""
+    matching = (
+        route
+        for router in _ROUTERS
+        for route in router.routes
+        if isinstance(route, APIRoute) and route.path_regex.match(path)
+    )
+    return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
+
+
 def _problem(request: Request, error: TrafficManagerError) -> Response:
-    status, headers, body = problems.render(error, request.url.path, correlation_id_of(request))
+    status, headers, body = problems.render(error, _instance(request.scope), correlation_id_of(request))
     response = Response(body, status)
     response.raw_headers[:0] = headers
     if status in (413, 415, 414):
@@ -132,18 +159,25 @@ def _problem(request: Request, error: TrafficManagerError) -> Response:
     return response
 
 
+def _instance(scope: Any) -> str:  # Any: an ASGI scope
+    """Return the path as a URI reference (RFC 9457), cut where it is long."""
+    path = str(scope["path"])[:_MAX_INSTANCE]
+    return path if path.isascii() and path.isprintable() else quote(path)
+
+
 def _field_problem(item: dict[str, Any]) -> FieldProblem:
     where, *path = item["loc"]
-    field = str(path[-1]) if path else str(where)
+    parts = [shown(str(part), "body") for part in path]
+    field = parts[-1] if parts else str(where)
     if where == "body":
-        pointer = "/" + "/".join(str(part) for part in path)
+        pointer = "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in parts)
         return FieldProblem(field, _CODES.get(item["type"], "invalid-value"), item["msg"], pointer)
     code = "missing-parameter" if item["type"] == "missing" else "invalid-parameter"
     return FieldProblem(field, code, item["msg"])
 
 
 async def _on_bug(scope: Any, receive: Any, send: Any, correlation_id: str) -> None:
-    status, headers, body = problems.render_internal(scope["path"], correlation_id)
+    status, headers, body = problems.render_internal(_instance(scope), correlation_id)
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

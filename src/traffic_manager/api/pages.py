@@ -1,6 +1,7 @@
 """Page tokens: where the next page begins, bound to what was asked for.
 
-Made of `[A-Za-z0-9_-]`, opaque to callers. A token given back with another question is refused.
+Made of `[A-Za-z0-9_-]`, opaque to callers. A token given back with another question, or changed, is refused; what
+it says is no secret, so a checksum is enough.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Asked = Sequence[str | bool | None]
 def token_of(last: RouteKey | int, asked: Asked) -> str:
     """Return the token of the page that follows *last*."""
     place = last if isinstance(last, int) else list(last)
-    document = orjson.dumps([_digest(asked), place])
+    document = orjson.dumps([_digest(asked, place), place])
     return base64.urlsafe_b64encode(document).decode().rstrip("=")
 
 
@@ -54,13 +55,16 @@ def _place(token: str | None, asked: Asked) -> object:
         document = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
     except (ValueError, binascii.Error) as error:
         raise _invalid() from error
-    if not isinstance(document, list) or len(document) != 2 or document[0] != _digest(asked):
+    if not isinstance(document, list) or len(document) != 2 or document[0] != _digest(asked, document[1]):
+        raise _invalid()
+    # One place has one token: without this, unused bits at the end could be set.
+    if padded.rstrip(b"=") != base64.urlsafe_b64encode(orjson.dumps(document)).rstrip(b"="):
         raise _invalid()
     return document[1]
 
 
-def _digest(asked: Asked) -> str:
-    return hashlib.sha256(orjson.dumps(list(asked))).hexdigest()[:8]
+def _digest(asked: Asked, place: object) -> str:
+    return hashlib.sha256(orjson.dumps([list(asked), place])).hexdigest()[:8]
 
 
 def _invalid() -> InvalidInput:

@@ -79,8 +79,12 @@ def problem_of(error: TrafficManagerError) -> Problem:
 def _by_field(error: TrafficManagerError, problem: Problem) -> Problem:
     if not isinstance(error, errors.InvalidInput):
         return problem
-    statuses = {STATUS_OF_CODE.get(p.code, 422) for p in error.problems}
-    return Problem(max(statuses), error.problems[0].code, problem.title)
+    worst = max(error.problems, key=_status_of)
+    return Problem(_status_of(worst), worst.code, problem.title)
+
+
+def _status_of(problem: FieldProblem) -> int:
+    return STATUS_OF_CODE.get(problem.code, 422)
 
 
 def render(error: TrafficManagerError, instance: str, correlation_id: str) -> tuple[int, Headers, bytes]:
@@ -111,7 +115,7 @@ def _document(problem: Problem, detail: str, instance: str, correlation_id: str)
         "title": problem.title,
         "status": problem.status,
         "detail": detail,
-        "instance": instance[:256],
+        "instance": instance,
         "correlation_id": correlation_id,
     }
 

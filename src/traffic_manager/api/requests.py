@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 from traffic_manager.errors import FieldProblem, InvalidInput, RequestRefused
 
@@ -24,7 +25,9 @@ MAX_TARGET_BYTES = 8 * 1024
 MAX_PARAMETERS = 32
 MAX_DEPTH = 8
 _MAX_INTEGER = 2**53 - 1
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_MAX_SHOWN = 64
+# Possessive, and to the end where a quote is missing: 16 KiB of `\\"` held the event loop for 0.9 s otherwise.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -73,9 +76,13 @@ class _ParsedRequest(Request):
 
 
 def check_target(scope: Any) -> None:  # Any: an ASGI scope
-    """Raise RequestRefused if the request line is longer than any call of ours needs."""
-    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_TARGET_BYTES:
+    """Raise RequestRefused if the request line is longer than any call of ours needs, InvalidInput if a name in
+    it holds a slash, which would make two names of one."""
+    raw_path = scope.get("raw_path") or b""
+    if len(raw_path) + len(scope["query_string"]) > MAX_TARGET_BYTES:
         raise RequestRefused(414, "target-too-long", f"path and query must be under {MAX_TARGET_BYTES} bytes")
+    if b"%2f" in raw_path.lower():
+        raise InvalidInput(FieldProblem("path", "invalid-name", "must not hold an escaped slash"))
 
 
 def query_of(query_string: bytes, known: Iterable[str]) -> dict[str, str]:
@@ -96,8 +103,7 @@ def query_of(query_string: bytes, known: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in pairs:
         if name not in known:
-            shown = name if name.isascii() and name.isprintable() else "query"
-            raise _parameter(shown[:64], "unknown-parameter", "is not a parameter of this call")
+            raise _parameter(shown(name, "query"), "unknown-parameter", "is not a parameter of this call")
         if name in found:
             raise _parameter(name, "doubled-parameter", "must be given once")
         found[name] = value
@@ -116,10 +122,13 @@ async def read_body(request: Request, limit: int) -> bytes:
     if int(request.headers.get("content-length", 0)) > limit:
         raise too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise too_large
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise too_large
+    except ClientDisconnect as error:
+        raise RequestRefused(400, "incomplete-body", "the connection ended before the body") from error
     return bytes(body)
 
 
@@ -141,6 +150,11 @@ def parse_json(body: bytes) -> object:
     return document
 
 
+def shown(name: str, otherwise: str) -> str:
+    """Return *name*, which somebody sent, as far as it may be shown; *otherwise* if it holds strange characters."""
+    return name[:_MAX_SHOWN] if name.isascii() and name.isprintable() else otherwise
+
+
 def _check_depth(body: bytes) -> None:
     """Refuse deep nesting before parsing: the reader would recurse as deep."""
     depth = 0
@@ -154,8 +168,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON values
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            shown = name[:64] if name.isascii() and name.isprintable() else "body"
-            raise InvalidInput(FieldProblem(shown, "duplicate-key", "stands twice in its object"))
+            raise InvalidInput(
+                FieldProblem(shown(name, "body"), "duplicate-key", "stands twice in its object")
+            )
         _check_text(name)
         if isinstance(value, str):
             _check_text(value)

@@ -23,7 +23,7 @@ from traffic_manager.api.context import (
 from traffic_manager.api.documents import documented
 from traffic_manager.api.problems import JsonObject, route_json
 from traffic_manager.api.requests import StrictRoute
-from traffic_manager.api.resolve import render_answer, tags_of
+from traffic_manager.api.resolve import matches, render_answer, tags_of
 from traffic_manager.errors import BatchFailed, FieldProblem, InvalidInput, RouteNotFound
 from traffic_manager.monitoring.resolve_counts import ResolveOutcome
 from traffic_manager.routing.model import Action, Position, RouteKey
@@ -165,11 +165,11 @@ async def get(
     route, as_of = sighting.routes.get(key), sighting.head.position
     if route is None:
         raise _at(RouteNotFound(key), as_of)
-    tag = _tag(as_of, route.revision)
-    if (tags := tags_of(if_none_match, "If-None-Match")) and {"*", tag} & tags:
-        headers = {"ETag": f'"{tag}"', "TM-Revision": str(as_of), "Cache-Control": "private, no-cache"}
+    tag = f'"{_tag(as_of, route.revision)}"'
+    if if_none_match is not None and matches(if_none_match.encode("latin-1"), tag.encode()):
+        headers = {"ETag": tag, "TM-Revision": str(as_of), "Cache-Control": "private, no-cache"}
         return Response(status_code=304, headers=headers)
-    return json_answer(route_json(route), as_of, headers=[(b"etag", f'"{tag}"'.encode())])
+    return json_answer(route_json(route), as_of, headers=[(b"etag", tag.encode())])
 
 
 @router.put(
