@@ -132,6 +132,7 @@ class Worker:
             self._server.should_exit = True
             return
         self._health.started()
+        log.info("ready", revision=self._mirror.applied)
 
     def _committed(self, revision: int) -> None:
         self._follower.wake(revision)

@@ -35,6 +35,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="on",
                 log_config=None,
+                log_level="warning",  # below it tells of every step of starting and stopping, as we do
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,

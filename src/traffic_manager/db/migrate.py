@@ -100,13 +100,13 @@ def _lock(connection: Connection, settings: DbSettings) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # else it tells of every plug-in that it loads
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every plug-in that it loads
     command.upgrade(config, "head")
 
 

@@ -58,6 +58,7 @@ class CheckResult:
 # answers DEGRADED only if it did reach the database.
 Check = Callable[[], CheckResult]
 
+_GOOD = (CheckStatus.HEALTHY, CheckStatus.DISABLED)
 _NOT_PROBED = CheckResult(CheckStatus.UNHEALTHY, "not checked yet")
 
 
@@ -92,7 +93,8 @@ class Health:
             result = self._judged(name, self._look(name, check))
             before = self._results[name]
             self._results[name] = result
-            if before.status is not result.status:
+            is_first = before is _NOT_PROBED
+            if result.status is not before.status and not (is_first and result.status in _GOOD):
                 _log_change(name, before, result)
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
@@ -132,6 +134,5 @@ class Health:
 
 
 def _log_change(name: str, before: CheckResult, result: CheckResult) -> None:
-    is_good = result.status in (CheckStatus.HEALTHY, CheckStatus.DISABLED)
-    say = log.info if is_good else log.warning
+    say = log.info if result.status in _GOOD else log.warning
     say("dependency_changed", check=name, before=before.status, now=result.status, reason=result.message)
