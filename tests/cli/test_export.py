@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.conftest import CommandLine
 from tests.node import Node
-from traffic_manager.client import Change, Client, Filter, Position
+from traffic_manager.client import Change, Client, Filter, Operation, Position
 
 
 def some_routes(client: Client, tenant: str, number: int = 3) -> None:
@@ -60,7 +60,8 @@ def test_a_file_that_cannot_be_written_is_told_and_leaves_nothing(tm: CommandLin
 
 def test_export_while_others_write_is_exactly_the_table_of_its_revision(node: Node) -> None:
     with Client(node.url) as client, Client(node.url) as writer:
-        some_routes(client, "team-a", 1200)
+        for start in (0, 600):
+            client.batch([a_put(n) for n in range(start, start + 600)])
         ended = Event()
         thread = Thread(target=change_all_the_time, args=(writer, ended))
         thread.start()
@@ -74,6 +75,11 @@ def test_export_while_others_write_is_exactly_the_table_of_its_revision(node: No
         revision = Position.parse(export.err.split()[-1]).revision
         expected = table_at(log, revision)
         assert {r["version"]: (r["url"], r["is_active"], r["revision"]) for r in export.lines} == expected
+
+
+def a_put(n: int) -> Operation:
+    url = f"https://h{n}.example.com"
+    return Operation(operation="put", tenant="team-a", service="s", env="e", version=f"v{n}", url=url)
 
 
 def change_all_the_time(client: Client, ended: Event) -> None:
