@@ -1,0 +1,39 @@
+"""Migrations by a role that owns the tables, service by one that may not rewrite history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.node import Node, a_key, a_route, resolve
+from tests.servers import PostgresServer
+
+pytestmark = pytest.mark.servers
+ROLE = "served_by_app"
+
+
+@pytest.fixture
+def app_settings(postgres: PostgresServer, postgres_settings: dict[str, str]) -> Iterator[dict[str, str]]:
+    """The settings of a server whose role owns nothing, with the owner as migration role."""
+    database = postgres_settings["DB_NAME"]
+    postgres.psql(f"create role {ROLE} login password 'only-for-this-test'")
+    owner = {
+        "DB_MIGRATE_USER": postgres_settings["DB_USER"],
+        "DB_MIGRATE_PASSWORD": postgres_settings["DB_PASSWORD"],
+    }
+    yield postgres_settings | owner | {"DB_USER": ROLE, "DB_PASSWORD": "only-for-this-test"}
+    postgres.psql(f"drop owned by {ROLE}", database)
+    postgres.psql(f"drop role {ROLE}")
+
+
+def test_role_without_ownership_serves_and_cannot_rewrite_history(
+    tmp_path: Path, postgres: PostgresServer, app_settings: dict[str, str]
+) -> None:
+    with Node(tmp_path, app_settings).start("--migrate") as node, node.client() as client:
+        assert client.post("/api/v1/routes", json=a_route()).status_code == 201
+        assert resolve(client, a_key(), cache_control="no-cache").status_code == 200
+    for forbidden in ("delete from changes", "update changes set actor = 'nobody'", "drop table changes"):
+        with pytest.raises(RuntimeError, match=r"permission denied|must be owner"):
+            postgres.psql(f"set role {ROLE}; {forbidden}", app_settings["DB_NAME"])
