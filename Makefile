@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run install install-dev test check lint types imports services bench clean
+.PHONY: run install install-dev test check lint types imports services lock bench clean
 
 run: install
 	@$(BIN)/traffic-manager serve
@@ -47,6 +47,13 @@ imports: install-dev
 services: install-dev
 	@$(BIN)/python -m tests.servers.install
 	@$(BIN)/python -m tests.servers
+
+# Pins everything again, after pyproject.toml has changed; needs uv. Names no registry's host.
+COMPILE := uv pip compile -q pyproject.toml --all-extras --universal --generate-hashes --no-header \
+	--no-emit-find-links --group build
+lock:
+	$(COMPILE) -o requirements.txt
+	$(COMPILE) --group dev -o requirements-dev.txt
 
 # Ratios against nginx and PostgreSQL in the same run; writes benchmarks/README.md.
 bench: install-dev
