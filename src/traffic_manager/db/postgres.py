@@ -15,7 +15,7 @@ from typing import Any, cast
 import psycopg
 from psycopg import errors as pg
 from psycopg.conninfo import make_conninfo
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from traffic_manager.config.settings import DbSettings
 from traffic_manager.db.pool import (
@@ -36,6 +36,10 @@ Connection = psycopg.Connection[tuple[Any, ...]]  # Any: a row's columns are of 
 
 # Any number, the same for ever: the one lock under which all changes are made.
 REVISION_LOCK = 0x746D_7265_76
+
+# The pool doubles its pause from 1 s on: after a minute's outage it would stay away for another. Giving up
+# early instead leaves it to the next caller to connect.
+_RECONNECT_S = 1.0
 
 _SERVER_SETTINGS = {
     "statement_timeout": int(WRITE_DEADLINE_S * 1000),
@@ -65,6 +69,7 @@ class PostgresDatabase:
         self._conninfo = conninfo(settings)
         self._counters = counters
         self._watchdog = Watchdog()
+        self._lent: set[Connection] = set()
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             self._conninfo,
             connection_class=Connection,
@@ -72,8 +77,8 @@ class PostgresDatabase:
             max_size=settings.pool_max,
             timeout=CHECKOUT_TIMEOUT_S,
             kwargs={"autocommit": True},
-            check=_check,
             max_lifetime=1800,
+            reconnect_timeout=_RECONNECT_S,
             open=False,
         )
 
@@ -125,11 +130,34 @@ class PostgresDatabase:
     @contextmanager
     def _checkout(self) -> Iterator[Connection]:
         with _translated(self._counters):
-            connection = self._pool.getconn()
+            connection = self._lend()
             try:
                 yield connection
             finally:
+                self._lent.discard(connection)
                 self._pool.putconn(connection)
+
+    def _lend(self) -> Connection:
+        """Return a connection that lives. Not by the pool's own `check`: it would keep a connection of which
+        libpq does not know yet that it is dead, and sleep all our time away after the second one."""
+        deadline = time.monotonic() + CHECKOUT_TIMEOUT_S
+        while True:
+            connection = self._next(deadline - time.monotonic())
+            if _is_alive(connection):
+                self._lent.add(connection)
+                return connection
+            connection.close()
+            self._pool.putconn(connection)  # which opens another in its place
+
+    def _next(self, timeout_s: float) -> Connection:
+        try:
+            return self._pool.getconn(timeout_s)
+        except PoolTimeout as error:
+            # A server that is away leaves the pool empty, too: only if all are lent is it we who are full.
+            if len(self._lent) < self._pool.max_size:
+                raise
+            self._counters.connection_error()
+            raise Busy("all database connections are in use") from error
 
 
 class PostgresConnection:
@@ -195,11 +223,14 @@ def _session(connection: Connection, counters: Counters) -> Session:
     return Session(lambda: cast("Cursor", connection.cursor()), pyformat, counters.query)
 
 
-def _check(connection: Connection) -> None:
-    """Refuse a dead connection without a round trip: an idle one has nothing to read, unless the server
-    closed it or said that it is going."""
-    if connection.closed or select.select([connection.fileno()], [], [], 0)[0]:
-        raise psycopg.OperationalError("the server closed this idle connection")
+def _is_alive(connection: Connection) -> bool:
+    """Return whether an idle connection can be used, without a round trip: it has nothing to read, unless the
+    server closed it or said that it is going."""
+    if connection.closed:
+        return False
+    poll = select.poll()  # select() fails above 1,023 open files, and every client has one
+    poll.register(connection.fileno(), select.POLLIN)
+    return not poll.poll(0)
 
 
 def _commit(connection: Connection) -> None:

@@ -1,0 +1,62 @@
+"""The log as it lies in the database, read without our server, and whether its chain holds."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from traffic_manager.db.store import CHANGE_COLUMNS, change_of
+from traffic_manager.routing.chain import CHAIN_START, next_link
+from traffic_manager.routing.model import Change
+
+_ALL = f"select {CHANGE_COLUMNS}, c.chain from changes c order by c.revision"  # noqa: S608 constants alone
+
+
+@dataclass(frozen=True)
+class History:
+    """Changes in their order, each with the digest that was stored with it."""
+
+    changes: Sequence[Change]
+    digests: Sequence[bytes]
+
+    def first_broken_link(self) -> int | None:
+        """Return the first revision whose digest is not that of its content and its past."""
+        digest = CHAIN_START
+        for change, stored in zip(self.changes, self.digests, strict=True):
+            digest = next_link(digest, change)
+            if digest != stored:
+                return change.revision
+        return None
+
+
+def of_sqlite(path: Path) -> History:
+    """Return the history in a file that no server uses."""
+    connection = sqlite3.connect(path)
+    try:
+        return _history(connection.execute(_ALL).fetchall())
+    finally:
+        connection.close()
+
+
+def of_postgres(conninfo: str) -> History:
+    """Return the history in a PostgreSQL database."""
+    with psycopg.connect(conninfo) as connection:
+        return _history(connection.execute(_ALL).fetchall())
+
+
+def integrity_of(path: Path) -> str:
+    """Return what SQLite says of its file: `ok`."""
+    connection = sqlite3.connect(path)
+    try:
+        return str(connection.execute("pragma integrity_check").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def _history(rows: Sequence[tuple[object, ...]]) -> History:
+    changes = [change_of(row[:14]) for row in rows]
+    return History(changes, [bytes(row[14]) for row in rows])  # type: ignore[arg-type] # the column is binary
