@@ -84,9 +84,9 @@ def _engine(settings: DbSettings) -> Engine:
         return create_engine(
             "postgresql+psycopg://", creator=lambda: psycopg.connect(target), poolclass=NullPool
         )
-    from traffic_manager.db.sqlite import connect
+    from traffic_manager.db.sqlite import connect, make_folder
 
-    settings.path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(settings.path)
     return create_engine("sqlite://", creator=lambda: connect(settings.path), poolclass=NullPool)
 
 

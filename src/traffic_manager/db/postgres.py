@@ -51,6 +51,8 @@ _SERVER_SETTINGS = {
     "synchronous_commit": "on",
     # Statistics of a nearly empty `changes` make a cached plan sort the whole table: 28 ms to read the head.
     "enable_seqscan": "off",
+    # The same with the index of a filter: 13,000 routes were fetched and sorted for a page of 100.
+    "enable_bitmapscan": "off",
     # A plan that must scan in spite of that has a cost that wakes the compiler: 150 ms for a look-up of 0.2 ms.
     "jit": "off",
 }

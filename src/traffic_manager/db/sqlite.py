@@ -45,7 +45,7 @@ class SqliteDatabase:
 
     def open(self) -> None:
         """Make the folder of the file."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path)
 
     def close(self) -> None:
         """Close every idle connection."""
@@ -133,7 +133,7 @@ class FileLock:
 
     def acquire(self) -> None:
         """Take the lock. Raises StartRefused if another process has it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path)
         file = self._path.open("w")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,6 +150,14 @@ class FileLock:
         if self._file:
             self._file.close()
             self._file = None
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder that the file *path* goes to. Raises StartRefused if that is impossible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartRefused(f"DB_PATH: cannot make the folder {path.parent}: {error.strerror}") from error
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -1,0 +1,170 @@
+"""How the tables come to be, on both engines."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+import traffic_manager.db.migrations
+from tests.db.conftest import POSTGRES
+from tests.db.engines import Counts, SqlEngine, postgres_settings_of, sqlite_settings
+from tests.routing.builders import a_key, commit, create
+from traffic_manager.config.settings import DbSettings
+from traffic_manager.db.migrate import _engine, check_schema, found_version, migrate
+from traffic_manager.db.pool import open_database
+from traffic_manager.db.schema import SCHEMA_VERSION, metadata
+from traffic_manager.errors import SchemaMismatch, StartRefused
+
+
+@pytest.fixture(params=["sqlite", POSTGRES])
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> DbSettings:
+    """An empty database that nobody has migrated."""
+    if request.param == "sqlite":
+        return sqlite_settings(tmp_path / "not-made-yet")
+    return postgres_settings_of(request.getfixturevalue("postgres_settings"))
+
+
+def version_of(settings: DbSettings) -> str | None:
+    """Return the version of the tables."""
+    return found_version(open_database(settings, Counts().counters))
+
+
+def test_schema_version_is_the_newest_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(traffic_manager.db.migrations.__path__[0])))
+    assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA_VERSION
+
+
+def test_migrating_twice_keeps_what_is_there(new_database: DbSettings) -> None:
+    assert migrate(new_database) == SCHEMA_VERSION
+    engine = SqlEngine(new_database)
+    commit(engine.store, create())
+    before = engine.store.look_up([a_key()])
+    assert migrate(new_database) == SCHEMA_VERSION
+    assert engine.store.look_up([a_key()]) == before
+    engine.close()
+
+
+def test_migrating_from_several_places_at_once_makes_one_history(new_database: DbSettings) -> None:
+    together = threading.Barrier(3)
+
+    def run(_: int) -> str:
+        together.wait()
+        return migrate(new_database)
+
+    with ThreadPoolExecutor(3) as places:
+        assert list(places.map(run, range(3))) == [SCHEMA_VERSION] * 3
+    engine = SqlEngine(new_database)
+    assert engine.rows("select count(*), max(epoch_number) from meta") == [(1, 1)]
+    engine.close()
+
+
+def test_models_are_what_the_migrations_build(new_database: DbSettings) -> None:
+    migrate(new_database)
+    engine = _engine(new_database)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+@pytest.mark.servers
+def test_names_compare_byte_by_byte_in_postgresql_whatever_the_database_says(
+    shared_postgres_engine: SqlEngine,
+) -> None:
+    columns = shared_postgres_engine.rows(
+        """select count(*) from information_schema.columns where collation_name = 'C'
+        and table_name in ('routes', 'changes') and column_name in ('tenant', 'service', 'env', 'version')"""
+    )
+    assert columns == [(8,)]
+
+
+def test_database_without_tables_is_refused_with_what_to_do(new_database: DbSettings) -> None:
+    database = open_database(new_database, Counts().counters)
+    database.open()
+    with pytest.raises(SchemaMismatch, match=r"version none.*run `traffic-manager migrate`"):
+        check_schema(database)
+    database.close()
+
+
+def test_tables_of_another_version_are_refused_with_both_versions(new_database: DbSettings) -> None:
+    migrate(new_database)
+    engine = SqlEngine(new_database)
+    engine.run("update alembic_version set version_num = '9999'")
+    with pytest.raises(SchemaMismatch, match=f"version 9999, this program needs {SCHEMA_VERSION}"):
+        check_schema(engine.database)
+    engine.close()
+
+
+def test_migrated_database_is_accepted(new_database: DbSettings) -> None:
+    migrate(new_database)
+    assert version_of(new_database) == SCHEMA_VERSION
+
+
+def test_two_new_databases_have_different_epochs(tmp_path: Path) -> None:
+    epochs = set()
+    for name in ("a", "b"):
+        settings = sqlite_settings(tmp_path / name)
+        migrate(settings)
+        engine = SqlEngine(settings)
+        epochs.add(engine.store.look_up([]).head.epoch)
+        engine.close()
+    assert [len(epoch) for epoch in epochs] == [32, 32]
+
+
+def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    settings = sqlite_settings(tmp_path)
+    settings.path.write_text("this is not a database " * 100)
+    with pytest.raises(StartRefused, match="not a database"):
+        migrate(settings)
+
+
+def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StartRefused, match="DB_PATH: cannot make the folder"):
+        migrate(sqlite_settings(tmp_path / "file"))
+
+
+def test_unreachable_server_is_refused() -> None:
+    settings = DbSettings.model_validate({"host": "127.0.0.1", "port": 1})
+    with pytest.raises(StartRefused, match="migrate: "):
+        migrate(settings)
+
+
+@pytest.mark.servers
+def test_servers_role_can_work_but_not_rewrite_history(postgres_settings: dict[str, str]) -> None:
+    owner = postgres_settings_of(postgres_settings)
+    assert owner.password is not None
+    engine = SqlEngine(owner)
+    role = f"server_{owner.name}"
+    engine.run(f"create role {role} login password 'only-for-this-test'")
+    secret = owner.password.get_secret_value()
+    settings = postgres_settings_of(
+        {
+            **postgres_settings,
+            "DB_USER": role,
+            "DB_PASSWORD": "only-for-this-test",
+            "DB_MIGRATE_USER": owner.user,
+            "DB_MIGRATE_PASSWORD": secret,
+        }
+    )
+    migrate(settings)
+    server = SqlEngine(settings)
+    commit(server.store, create())
+    try:
+        assert server.store.look_up([a_key()]).head.revision == 1
+        for statement in ("update changes set actor = 'mallory'", "delete from changes", "delete from meta"):
+            with pytest.raises(Exception, match="permission denied"):
+                server.run(statement)
+    finally:
+        server.close()
+        engine.run(f"drop owned by {role}")
+        engine.run(f"drop role {role}")
+        engine.close()

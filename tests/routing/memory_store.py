@@ -1,0 +1,290 @@
+"""The database in memory: store, feed and leases of the rules. Passes the contract in `tests/db`.
+
+Tests can take it away, look into it, and hold a read back on its way to the caller.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from tests.routing.builders import EPOCH
+from traffic_manager.errors import Busy, RevisionGap, SourceUnavailable, TableTooLarge
+from traffic_manager.routing.chain import CHAIN_START, next_link
+from traffic_manager.routing.model import Change, Route, RouteKey
+from traffic_manager.routing.ports import (
+    ChangePage,
+    Entry,
+    Head,
+    Lease,
+    NameFilter,
+    Pulse,
+    RoutePage,
+    Sighting,
+    Slice,
+    Table,
+)
+
+_LOCK_TIMEOUT_S = 1.5
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of the log; *change* is None if it is of another kind than `route`."""
+
+    revision: int
+    batch_end: int
+    change: Change | None
+    chain: bytes
+
+
+@dataclass
+class _LeaseRow:
+    lease: Lease
+    expires_at: float = 0.0
+
+
+class MemoryStore:
+    """Keeps routes, log and leases. *clock* gives the database's time in seconds."""
+
+    def __init__(self, epoch: str = EPOCH, clock: Callable[[], float] = time.time) -> None:
+        self.epoch, self.epoch_number = epoch, 1
+        self.compacted_revision, self.compacted_chain = 0, CHAIN_START
+        self.is_away = False  # True: every call fails
+        self.after_read: Callable[[], None] = _nothing  # called by look_up once it has seen the routes
+        self.after_pulse: Callable[[], None] = _nothing
+        self.before_commit: Callable[[], None] = _nothing
+        self.reads = 0
+        self.commits = 0
+        self.slices: list[Slice] = []
+        self.tables = 0
+        self.is_closed = False
+        self._clock = clock
+        self._log: dict[int, _Row] = {}
+        self._routes: dict[RouteKey, Route] = {}
+        self._leases: dict[str, _LeaseRow] = {}
+        self._state = threading.RLock()
+        self._revision_lock = threading.Lock()
+
+    # -- the store
+
+    def look_up(self, keys: Collection[RouteKey]) -> Sighting:
+        with self._answering():
+            self.reads += 1
+            sighting = Sighting(self.head, {k: self._routes[k] for k in keys if k in self._routes})
+        self.after_read()
+        return sighting
+
+    def page(
+        self, wanted: NameFilter, is_active: bool | None, after: RouteKey | None, size: int
+    ) -> RoutePage:
+        with self._answering():
+            routes = [
+                route
+                for key, route in sorted(self._routes.items())
+                if wanted.matches(key)
+                and (after is None or key > after)
+                and is_active in (None, route.is_active)
+            ]
+            return RoutePage(self.head, routes[:size], len(routes) > size)
+
+    def history(self, key: RouteKey, below: int | None, size: int) -> ChangePage:
+        with self._answering():
+            found = [c for c in self.log() if c.key == key and (below is None or c.revision < below)][::-1]
+            return ChangePage(self.head, found[:size], len(found) > size, self.compacted_revision)
+
+    def changes(self, wanted: NameFilter, after: int, limit: int) -> ChangePage:
+        with self._answering():
+            found = [c for c in self.log() if c.revision > after and wanted.matches(c.key)]
+            return ChangePage(self.head, found[:limit], len(found) > limit, self.compacted_revision)
+
+    @contextmanager
+    def writing(self, keys: Collection[RouteKey]) -> Iterator[MemoryTransaction]:
+        if not self._revision_lock.acquire(timeout=_LOCK_TIMEOUT_S):
+            raise Busy("another change is taking too long")
+        try:
+            with self._answering():
+                routes = {k: self._routes[k] for k in keys if k in self._routes}
+                transaction = MemoryTransaction(self.head, self._now(), routes)
+            yield transaction
+            self.before_commit()
+            with self._answering():
+                self._commit(transaction)
+        finally:
+            self._revision_lock.release()
+
+    def _commit(self, transaction: MemoryTransaction) -> None:
+        self.commits += 1
+        for change in transaction.changes:
+            chain = next_link(self._chain_at(change.revision - 1) or CHAIN_START, change)
+            self._log[change.revision] = _Row(change.revision, change.batch_end, change, chain)
+        for key, route in transaction.after.items():
+            if route:
+                self._routes[key] = route
+            else:
+                self._routes.pop(key, None)
+
+    # -- the feed
+
+    def pulse(self, at: int) -> Pulse:
+        with self._answering():
+            pulse = Pulse(self.head, self._chain_at(at))
+        self.after_pulse()
+        return pulse
+
+    def slice(self, after: int, limit: int) -> Slice | None:
+        with self._answering():
+            rows = [row for revision, row in sorted(self._log.items()) if revision > after][:limit]
+        for expected, row in enumerate(rows, after + 1):
+            if row.revision != expected:
+                raise RevisionGap(expected, row.revision)
+        while rows and rows[-1].revision != rows[-1].batch_end:
+            rows.pop()
+        if not rows:
+            return None
+        self.slices.append(
+            Slice(rows[-1].revision, rows[-1].chain, [row.change for row in rows if row.change])
+        )
+        return self.slices[-1]
+
+    def table(self, max_routes: int, window: int) -> Table:
+        with self._answering():
+            self.tables += 1
+            active = {
+                str(k): Entry(r.url, r.revision)
+                for k, r in self._routes.items()
+                if r.is_active and max_routes
+            }
+            if len(active) > max_routes:
+                raise TableTooLarge(max_routes)
+            head = self.head
+            floor = max(0, head.revision - window)
+            recent = [(c.revision, str(c.key)) for c in self.log() if c.revision > floor]
+            return Table(head, self._chain_at(head.revision) or CHAIN_START, active, recent, floor)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    # -- the leases
+
+    def acquire(self, name: str, holder: str, ttl_s: float) -> Lease | None:
+        with self._answering():
+            row = self._leases.setdefault(name, _LeaseRow(Lease(name, "", 0, 0)))
+            if row.expires_at >= self._clock():
+                return None
+            row.lease = replace(row.lease, holder=holder, token=row.lease.token + 1)
+            row.expires_at = self._clock() + ttl_s
+            return row.lease
+
+    def renew(self, lease: Lease, ttl_s: float) -> bool:
+        with self._answering():
+            return self._set_expiry(lease, self._clock() + ttl_s)
+
+    def publish(self, lease: Lease, revision: int) -> bool:
+        with self._answering():
+            row = self._leases[lease.name]
+            if row.lease.token != lease.token or row.lease.published_revision > revision:
+                return False
+            row.lease = replace(row.lease, published_revision=revision)
+            return True
+
+    def release(self, lease: Lease) -> None:
+        with self._answering():
+            self._set_expiry(lease, 0.0)
+
+    def published_revision(self, name: str) -> int:
+        with self._answering():
+            return self._leases[name].lease.published_revision if name in self._leases else 0
+
+    def _set_expiry(self, lease: Lease, expires_at: float) -> bool:
+        row = self._leases[lease.name]
+        if (row.lease.holder, row.lease.token) != (lease.holder, lease.token):
+            return False
+        row.expires_at = expires_at
+        return True
+
+    # -- for tests
+
+    @property
+    def head(self) -> Head:
+        """Where the history stands."""
+        return Head(self.epoch, self.epoch_number, max(self._log, default=self.compacted_revision))
+
+    def log(self) -> list[Change]:
+        """Return all changes of routes, the oldest first."""
+        with self._state:
+            return [row.change for _, row in sorted(self._log.items()) if row.change]
+
+    def add_change_of_other_kind(self) -> None:
+        """Append a row that is no change of a route."""
+        with self._state:
+            revision = self.head.revision + 1
+            self._log[revision] = _Row(revision, revision, None, revision.to_bytes(32))
+
+    def lose_change(self, revision: int) -> None:
+        """Remove a row of the log, as tampering would."""
+        with self._state:
+            del self._log[revision]
+
+    def lose_changes_after(self, revision: int) -> None:
+        """Go back to *revision*, as a failover to an asynchronous replica does. Keeps the epoch."""
+        with self._state:
+            kept = {r: row for r, row in self._log.items() if r <= revision}
+            self._log, self._routes = kept, {}
+            for change in self.log():
+                if change.url is None:
+                    self._routes.pop(change.key, None)
+                else:
+                    at = change.occurred_at
+                    self._routes[change.key] = Route(
+                        change.key, change.url, change.is_active, change.revision, at, at
+                    )
+
+    def begin_epoch(self, epoch: str) -> None:
+        """Go on with the same routes and revisions as another history."""
+        with self._state:
+            self.epoch, self.epoch_number = epoch, self.epoch_number + 1
+
+    def compact(self, upto: int) -> None:
+        """Remove the changes up to *upto*, as retention does."""
+        with self._state:
+            self.compacted_chain = self._chain_at(upto) or CHAIN_START
+            self.compacted_revision = upto
+            self._log = {r: row for r, row in self._log.items() if r > upto}
+
+    def _chain_at(self, revision: int) -> bytes | None:
+        if revision == self.compacted_revision:
+            return self.compacted_chain
+        return self._log[revision].chain if revision in self._log else None
+
+    def _now(self) -> int:
+        return int(self._clock() * 1e6)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        if self.is_away:
+            raise SourceUnavailable
+        with self._state:
+            yield
+
+
+class MemoryTransaction:
+    """What is to be written; nothing is seen of it before the commit."""
+
+    def __init__(self, head: Head, now: int, routes: Mapping[RouteKey, Route]) -> None:
+        self.head = head
+        self.now = now
+        self.routes = routes
+        self.changes: list[Change] = []
+        self.after: dict[RouteKey, Route | None] = {}
+
+    def append(self, changes: Sequence[Change], routes: Mapping[RouteKey, Route | None]) -> None:
+        self.changes += changes
+        self.after |= routes
