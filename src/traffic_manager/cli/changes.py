@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -21,10 +22,12 @@ _PAGE_LIMIT = 1000
 _BACKOFF_CAP_S = 30.0
 
 
+_is_revision = re.compile(r"(?:[0-9a-f]{8}\.)?[0-9]{1,18}", re.ASCII).fullmatch
+
+
 def _after(value: str | None) -> str | None:
-    epoch8, dot, revision = ("", "", value or "0") if "." not in (value or "") else str(value).partition(".")
-    if not revision.isdecimal() or (dot and len(epoch8) != 8):
-        raise typer.BadParameter("must be a revision such as 12 or 9f86d081.12")
+    if value is not None and not _is_revision(value):
+        raise typer.BadParameter("must be a revision such as 12 or 4be1f0a2.12")
     return value
 
 
@@ -34,7 +37,7 @@ After = Annotated[
         "--after",
         metavar="REVISION",
         callback=_after,
-        help="Changes after this revision: 0, 12 or 9f86d081.12. Default: the newest --limit revisions, "
+        help="Changes after this revision: 0, 12 or 4be1f0a2.12. Default: the newest --limit revisions, "
         "with --follow what happens from now on.",
     ),
 ]

@@ -196,7 +196,7 @@ def _exit(outcome: Outcome) -> None:
 def _stopped(failure: Failure, outcome: Outcome) -> typer.Exit:
     told_lines = (
         ("imported", outcome.done),
-        ("may be imported or not, the answer was lost", outcome.unknown),
+        ("may be imported or not, no answer came", outcome.unknown),
         ("not imported", outcome.not_done),
     )
     ranges = tuple(
