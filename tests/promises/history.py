@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -57,6 +58,5 @@ def integrity_of(path: Path) -> str:
         connection.close()
 
 
-def _history(rows: Sequence[tuple[object, ...]]) -> History:
-    changes = [change_of(row[:14]) for row in rows]
-    return History(changes, [bytes(row[14]) for row in rows])  # type: ignore[arg-type] # the column is binary
+def _history(rows: Sequence[tuple[Any, ...]]) -> History:  # Any: columns are of several types
+    return History([change_of(row[:14]) for row in rows], [bytes(row[14]) for row in rows])

@@ -11,7 +11,7 @@ from pathlib import Path
 import traffic_manager
 from tests.node import Node
 from tests.promises.caller import Caller
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, Server
 
 # The servers run the code that the tests import: `tests.promises.seeded` tests copies of the tree.
 SOURCE = str(Path(traffic_manager.__file__).parents[1])
@@ -78,3 +78,26 @@ def _open_files(pid: int) -> list[str]:
         except OSError:  # closed meanwhile
             continue
     return links
+
+
+@contextmanager
+def frozen(server: Server) -> Iterator[None]:
+    """Halt *server* while the block runs."""
+    server.freeze()
+    try:
+        yield
+    finally:
+        server.thaw()
+
+
+@contextmanager
+def killed(server: Server) -> Iterator[None]:
+    """Kill *server*; start it again when the block ends."""
+    server.kill()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+OUTAGES = {"frozen": frozen, "killed": killed}

@@ -56,7 +56,7 @@ def wait_for_more(ledger: Ledger, count: int) -> None:
 
 def assert_nothing_is_missing(log: History, ledger: Ledger) -> None:
     """Assert every promise, and that the chain holds."""
-    assert [] == violations(log.changes, ledger)
+    assert violations(log.changes, ledger) == []
     assert log.first_broken_link() is None
 
 
@@ -122,8 +122,8 @@ def test_no_answer_comes_before_the_commit_is_through(
         writing.join()
     own_postgres.start()
     log = history.of_postgres(own_postgres.conninfo(name))
-    assert ([], []) == (log.changes, ledger.acknowledged)
-    assert [] == violations(log.changes, ledger)
+    assert (log.changes, ledger.acknowledged) == ([], [])
+    assert violations(log.changes, ledger) == []
 
 
 def _is_committing(observer: psycopg.Connection[tuple[object, ...]], database: str) -> bool:
@@ -143,4 +143,4 @@ def test_a_write_that_postgres_lost_before_the_commit_is_told_as_not_made_or_unk
         answer = Caller(node).create(KEYS[0], new_url())
         own_postgres.start()
         assert answer is not None
-        assert (503, True) == (answer.status, 1 <= int(answer.headers["retry-after"]) <= 30)
+        assert (answer.status, 1 <= int(answer.headers["retry-after"]) <= 30) == (503, True)
