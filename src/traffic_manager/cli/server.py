@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from traffic_manager.cli.exits import FAILED
-from traffic_manager.config.settings import Settings, load_settings, shown
 from traffic_manager.errors import StartRefused
+
+if TYPE_CHECKING:
+    from traffic_manager.config.settings import Settings
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +63,8 @@ def relay() -> None:
 
 def config_show() -> None:
     """Print every setting as it is in force, secrets as ***."""
+    from traffic_manager.config.settings import shown
+
     for variable, value in shown(_settings()).items():
         typer.echo(f"{variable}={value}")
 
@@ -72,6 +76,8 @@ def config_check() -> None:
 
 
 def _settings() -> Settings:
+    from traffic_manager.config.settings import load_settings
+
     try:
         return load_settings()
     except StartRefused as refused:
