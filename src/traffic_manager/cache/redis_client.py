@@ -16,7 +16,7 @@ import structlog
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import MaxConnectionsError, RedisError
 
 from traffic_manager.config.settings import RedisSettings
 
@@ -64,6 +64,8 @@ class RedisClient:
             # later caller can read this one's answer.
             async with asyncio.timeout(self._deadline_s + CONNECT_TIMEOUT_S):
                 result = await command(self._redis)
+        except MaxConnectionsError:
+            return None  # we are busy, Redis is not away: this call goes without
         except (RedisError, OSError, TimeoutError, ValueError) as error:
             self._failed(error)
             return None

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import orjson
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from traffic_manager.cache.redis_client import RedisClient
 from traffic_manager.config.settings import CacheSettings
@@ -33,7 +35,7 @@ class RedisRouteCache:
 
     async def get(self, key: RouteKey) -> CachedRoute | None:
         """Return what is kept for *key*, None on a miss or failure."""
-        value = await self._client.call(lambda redis: redis.get(_PREFIX + str(key)))
+        value = await self._client.call(lambda redis: _get(redis, _PREFIX + str(key)))
         if not isinstance(value, bytes):
             return None
         entry = _parsed(key, value)
@@ -47,6 +49,17 @@ class RedisRouteCache:
         ttl_s = self._ttls.negative_ttl if entry.url is None else self._ttls.positive_ttl
         value = orjson.dumps([SCHEMA, entry.epoch, str(key), entry.as_of, entry.revision, entry.url])
         await self._client.call(lambda redis: redis.set(_PREFIX + str(key), value, ex=ttl_s))
+
+
+async def _get(redis: Redis, name: str) -> bytes | str | None:
+    try:
+        return await redis.get(name)
+    except ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):
+            raise
+        return (
+            b""  # a list or the like: Redis is well, and the entry as little ours as one that cannot be read
+        )
 
 
 def _parsed(key: RouteKey, value: bytes) -> CachedRoute | str:
