@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Annotated, Any, TypeVar, cast
 
@@ -45,6 +46,8 @@ class Parts:
     store: RouteStore
     reads: Bulkhead
     url_policy: UrlPolicy
+    # Woken long polls read this many at a time; other readers keep the rest of the threads.
+    woken_turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     async def read(
         self, work: Callable[[], Result], at_least: Position | None, head_of: Callable[[Result], Head]
