@@ -37,24 +37,25 @@ class Crew:
         self._pool = ThreadPoolExecutor(64)
         self._jobs: list[Future[None]] = []
 
-    def add(self, step: Callable[[], object]) -> None:
-        """Do *step* again and again. It may raise NoAnswer, and pauses then."""
-        self._jobs.append(self._pool.submit(self._repeat, step))
+    def add(self, step: Callable[[], object], pause_s: float = 0.0) -> None:
+        """Do *step* again and again, with pauses. It may raise NoAnswer."""
+        self._jobs.append(self._pool.submit(self._repeat, step, pause_s))
 
-    def check(self) -> None:
-        """Raise what a thread has met."""
+    def check(self) -> bool:
+        """Raise what a thread has met; return False if none has met anything."""
         for job in self._jobs:
             if job.done():
                 job.result()
+        return False
 
-    def _repeat(self, step: Callable[[], object]) -> None:
+    def _repeat(self, step: Callable[[], object], pause_s: float) -> None:
         while not self.stop.is_set():
             try:
                 is_well = step() is not None
             except NoAnswer:
                 is_well = False
-            if not is_well:
-                self.stop.wait(_PAUSE_S)
+            if pause_s or not is_well:
+                self.stop.wait(pause_s or _PAUSE_S)
 
     def join(self) -> None:
         """End the work and raise what it met."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 import traffic_manager
-from tests.node import Node
+from tests.node import Node, wait_until
 from tests.promises.caller import Caller
 from tests.servers import PostgresServer, Server
 
 # The servers run the code that the tests import: `tests.promises.seeded` tests copies of the tree.
 SOURCE = str(Path(traffic_manager.__file__).parents[1])
 _numbers = count(1)
+Found = TypeVar("Found")
 
 
 def a_node(folder: Path, settings: Mapping[str, str] | None = None) -> Node:
@@ -78,6 +80,13 @@ def _open_files(pid: int) -> list[str]:
         except OSError:  # closed meanwhile
             continue
     return links
+
+
+def soon(find: Callable[[], Found | None], timeout_s: float, what: str) -> Found:
+    """Return what *find* finds in the end. Fails the test when time is up."""
+    found = wait_until(find, timeout_s, what)
+    assert found is not None
+    return found
 
 
 @contextmanager

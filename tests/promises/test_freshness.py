@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.promises.caller import Answer, Caller
 from tests.promises.crew import Reader, Writer, a_crew, keys, new_url
 from tests.promises.ledger import Ledger, Read
 from tests.promises.oracle import violations
-from tests.promises.places import OUTAGES, a_database, a_node, frozen, one_caller_per_worker
+from tests.promises.places import OUTAGES, a_database, a_node, frozen, one_caller_per_worker, soon
 from tests.servers import PostgresServer
 from traffic_manager.routing.model import RouteKey
 
@@ -94,17 +95,17 @@ def test_answers_are_flagged_while_the_database_is_away_and_unflagged_soon_after
     watchers = [Caller(node, ledger) for node in nodes for _ in range(2)]
     watchers[0].put(KEY, url)
     for watcher in watchers:
-        wait_until(lambda w=watcher: is_shown(w, KEY, url), 1.0, "the change")
+        wait_until(partial(is_shown, watcher, KEY, url), 1.0, "the change")
     with OUTAGES[outage](own_postgres):
         away_since = time.monotonic()
         for watcher in watchers:
-            flagged = wait_until(lambda w=watcher: flagged_answer(w), 3.0, "a flagged answer")
+            flagged = soon(partial(flagged_answer, watcher), 3.0, "a flagged answer")
             assert (flagged.status, flagged.json["url"]) == (200, url)
             assert 0 <= int(flagged.headers["age"]) <= time.monotonic() - away_since + 1
-        older = wait_until(lambda: older_answer(watchers[0]), 4.0, "an answer two seconds old")
+        older = soon(lambda: older_answer(watchers[0]), 4.0, "an answer two seconds old")
         assert older.json["url"] == url
     for watcher in watchers:
-        wait_until(lambda w=watcher: not is_flagged(w), 5.0, "an unflagged answer")
+        wait_until(partial(is_unflagged, watcher), 5.0, "an unflagged answer")
 
 
 def flagged_answer(caller: Caller) -> Answer | None:
@@ -119,9 +120,9 @@ def older_answer(caller: Caller) -> Answer | None:
     return answer if answer and int(answer.headers["age"]) >= 2 else None
 
 
-def is_flagged(caller: Caller) -> bool:
-    """Return whether the answer there is flagged."""
-    return caller.resolve(KEY).is_flagged
+def is_unflagged(caller: Caller) -> bool:
+    """Return whether the answer there has no flag."""
+    return not caller.resolve(KEY).is_flagged
 
 
 def test_every_answer_is_a_state_that_was_and_none_unflagged_is_older_than_a_second(

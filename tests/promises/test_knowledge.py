@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from tests.node import Node, wait_until
 from tests.promises.caller import Answer, Caller, NoAnswer
 from tests.promises.crew import keys, new_url
-from tests.promises.places import OUTAGES, a_database, a_node, worker_behind, workers_of
+from tests.promises.places import OUTAGES, a_database, a_node, soon, worker_behind, workers_of
 from tests.servers import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.servers
@@ -55,6 +56,16 @@ def statuses(answers: Sequence[Answer]) -> list[int]:
     return [answer.status for answer in answers]
 
 
+def is_known(caller: Caller) -> bool:
+    """Return whether KNOWN resolves there."""
+    return caller.resolve(KNOWN).status == 200
+
+
+def is_flagged(caller: Caller) -> bool:
+    """Return whether the answer there is flagged."""
+    return caller.resolve(KNOWN).is_flagged
+
+
 def assert_says_come_again(answer: Answer) -> None:
     """Assert that it is a 503 that says when to ask again."""
     assert answer.status == 503
@@ -67,10 +78,10 @@ def test_a_complete_mirror_knows_without_the_database(
 ) -> None:
     callers = [Caller(holder) for _ in range(4)]
     for caller in callers:
-        wait_until(lambda c=caller: c.resolve(KNOWN).status == 200, 5.0, "the route")
+        wait_until(partial(is_known, caller), 5.0, "the route")
     with OUTAGES[outage](own_postgres):
         for caller in callers:
-            wait_until(lambda c=caller: c.resolve(KNOWN).is_flagged, 3.0, "a flagged answer")
+            wait_until(partial(is_flagged, caller), 3.0, "a flagged answer")
             known, unknown = caller.resolve(KNOWN), caller.resolve(UNKNOWN)
             assert statuses([known, unknown]) == [200, 404]
             # It was not there when the mirror was last at the head, and the answer says how long ago that was.
@@ -123,7 +134,7 @@ def test_a_worker_that_is_born_while_the_database_is_away_does_not_guess(
     with OUTAGES["killed"](own_postgres):
         os.kill(min(before), signal.SIGKILL)
         (born,) = wait_until(lambda: set(workers_of(holder)) - before, 5.0, "another worker")
-        caller = wait_until(lambda: caller_to(holder, born), 15.0, "a connection to the new worker")
+        caller = soon(lambda: caller_to(holder, born), 15.0, "a connection to the new worker")
         assert_says_come_again(caller.resolve(KNOWN))
         assert_says_come_again(caller.resolve(UNKNOWN))
         assert statuses([caller.ask("GET", f"/health/{probe}") for probe in ("live", "ready")]) == [200, 503]
