@@ -12,7 +12,7 @@ from traffic_manager.api import schemas
 from traffic_manager.api.context import GivenNames, GivenParts, MinRevision, Parts, invalid, json_answer
 from traffic_manager.api.documents import documented
 from traffic_manager.api.problems import JsonObject
-from traffic_manager.api.requests import StrictRoute
+from traffic_manager.api.requests import NUMBER, WHOLE_NUMBER, StrictRoute
 from traffic_manager.errors import Busy, HistoryGone
 from traffic_manager.routing.model import Change, Position, rfc3339
 from traffic_manager.routing.ports import ChangePage, Head, NameFilter
@@ -31,8 +31,8 @@ async def changes(
     after: Annotated[
         str, Query(description="Changes after this: a `next_after`, or a revision of this history.")
     ] = "0",
-    limit: Annotated[int, Query(ge=1, le=1000, description="At most this many changes.")] = 100,
-    wait: Annotated[float, Query(ge=0, le=60, description="Seconds to wait for the first one.")] = 0,
+    limit: Annotated[int, WHOLE_NUMBER, Query(ge=1, le=1000, description="At most this many changes.")] = 100,
+    wait: Annotated[float, NUMBER, Query(ge=0, le=60, description="Seconds to wait for the first one.")] = 0,
 ) -> Response:
     """Return changes in their order. With `wait` the answer comes when there is one, or when time is up."""
     given = _given(after)

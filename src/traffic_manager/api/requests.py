@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 from starlette.requests import ClientDisconnect
 
 from traffic_manager.errors import FieldProblem, InvalidInput, RequestRefused
@@ -108,6 +110,23 @@ def query_of(query_string: bytes, known: Iterable[str]) -> dict[str, str]:
             raise _parameter(name, "doubled-parameter", "must be given once")
         found[name] = value
     return found
+
+
+def _written_as(pattern: str, what: str) -> BeforeValidator:
+    """Refuse other spellings than *pattern*: pydantic would read `1_0`, ` 1` and `on` as well."""
+    matches = re.compile(pattern, re.ASCII).fullmatch
+
+    def check(text: str) -> str:
+        if not matches(text):
+            raise PydanticCustomError("spelling", "must be {what}", {"what": what})
+        return text
+
+    return BeforeValidator(check)
+
+
+WHOLE_NUMBER = _written_as(r"[0-9]{1,9}", "a whole number")
+NUMBER = _written_as(r"[0-9]{1,9}(\.[0-9]{1,20})?(e-?[0-9]{1,2})?", "a number")
+TRUE_OR_FALSE = _written_as("true|false", "true or false")
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -22,7 +22,7 @@ from traffic_manager.api.context import (
 )
 from traffic_manager.api.documents import documented
 from traffic_manager.api.problems import JsonObject, route_json
-from traffic_manager.api.requests import StrictRoute
+from traffic_manager.api.requests import TRUE_OR_FALSE, WHOLE_NUMBER, StrictRoute
 from traffic_manager.api.resolve import matches, render_answer, tags_of
 from traffic_manager.errors import BatchFailed, FieldProblem, InvalidInput, RouteNotFound
 from traffic_manager.monitoring.resolve_counts import ResolveOutcome
@@ -35,7 +35,7 @@ IfMatch = Annotated[
     str | None, Header(description="Only if the route has this ETag (`*`: if it exists), else 412.")
 ]
 IfNoneMatch = Annotated[str | None, Header(description="`*`: only if the route does not exist, else 412.")]
-PageSize = Annotated[int, Query(ge=1, le=500, description="At most this many on a page.")]
+PageSize = Annotated[int, WHOLE_NUMBER, Query(ge=1, le=500, description="At most this many on a page.")]
 PageToken = Annotated[str | None, Query(description="`next_page_token` of the page before.")]
 
 
@@ -132,7 +132,7 @@ async def list_routes(
     parts: GivenParts,
     at_least: MinRevision,
     wanted: GivenNames,
-    is_active: bool | None = None,
+    is_active: Annotated[bool | None, TRUE_OR_FALSE] = None,
     page_size: PageSize = 100,
     page_token: PageToken = None,
 ) -> Response:
