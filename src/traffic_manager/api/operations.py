@@ -42,7 +42,13 @@ async def ready(parts: GivenParts, response: Response) -> dict[str, object]:
     return document
 
 
-@router.get("/metrics", response_class=Response)
+_EXPOSITION = {
+    "description": "Prometheus text format",
+    "content": {"text/plain": {"schema": {"type": "string"}}},
+}
+
+
+@router.get("/metrics", response_class=Response, responses={200: _EXPOSITION})
 async def metrics(parts: GivenParts) -> Response:
     """Return the metrics of all workers as Prometheus reads them."""
     body = await asyncio.to_thread(parts.metrics.render)

@@ -47,6 +47,7 @@ class StrictRoute(APIRoute):
 
         async def checked(request: Request) -> Response:
             check_target(request.scope)
+            join_headers(request.scope)
             query_of(request.scope["query_string"], known)
             if takes_body:
                 body = await read_body(request, MAX_BATCH_BODY_BYTES if is_batch else MAX_BODY_BYTES)
@@ -85,6 +86,16 @@ def check_target(scope: Any) -> None:  # Any: an ASGI scope
         raise RequestRefused(414, "target-too-long", f"path and query must be under {MAX_TARGET_BYTES} bytes")
     if b"%2f" in raw_path.lower():
         raise InvalidInput(FieldProblem("path", "invalid-name", "must not hold an escaped slash"))
+
+
+def join_headers(scope: Any) -> None:  # Any: an ASGI scope
+    """Make one header of several of one name, as RFC 9110 (5.3) reads them; the framework would read one of them,
+    and overlook a precondition in the other."""
+    joined: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        joined[name] = b"%b, %b" % (joined[name], value) if name in joined else value
+    if len(joined) < len(scope["headers"]):
+        scope["headers"] = list(joined.items())
 
 
 def query_of(query_string: bytes, known: Iterable[str]) -> dict[str, str]:
