@@ -24,6 +24,7 @@ _WELL_AFTER_S = 10.0
 _RESTART_FIRST_S = 0.1
 _RESTART_MOST_S = 30.0
 _PR_SET_PDEATHSIG = 1
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 
 log = structlog.get_logger(__name__)
 
@@ -60,12 +61,18 @@ class Parent:
     def _fork(self, index: int) -> None:
         sys.stdout.flush()
         parent = os.getpid()
+        # Until the child has handlers of its own and we know its pid, a signal would stop the wrong ones.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        if self._is_stopping:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+            return
         pid = os.fork()
         if pid == 0:
             _end_with(parent)
             os._exit(_run_child(self._work, index))
         self._index_of[pid] = index
         self._born[index] = time.monotonic()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
     def _reap(self) -> None:
         """Wait a moment for a worker to end, and deal with it."""
@@ -124,6 +131,7 @@ def _end_with(parent: int) -> None:
 def _run_child(work: Callable[[int], int], index: int) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     try:
         return work(index)
     except SystemExit as end:

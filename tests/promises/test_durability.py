@@ -20,7 +20,8 @@ from tests.promises.oracle import violations
 from tests.promises.places import a_database, a_node
 from tests.servers import PostgresServer
 
-pytestmark = pytest.mark.servers
+# In one process, which starts the servers of this module once.
+pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("durability")]
 
 WRITERS = 4
 KEYS = keys(12)

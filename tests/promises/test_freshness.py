@@ -20,7 +20,8 @@ from tests.promises.places import OUTAGES, a_database, a_node, frozen, one_calle
 from tests.servers import PostgresServer
 from traffic_manager.routing.model import RouteKey
 
-pytestmark = pytest.mark.servers
+# In one process, which starts the servers of this module once.
+pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("freshness")]
 
 KEYS = keys(8)
 KEY = KEYS[0]

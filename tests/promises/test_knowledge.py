@@ -17,7 +17,8 @@ from tests.promises.crew import keys, new_url
 from tests.promises.places import OUTAGES, a_database, a_node, soon, worker_behind, workers_of
 from tests.servers import PostgresServer, RedisServer
 
-pytestmark = pytest.mark.servers
+# In one process, which starts the servers of this module once.
+pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("knowledge")]
 
 KNOWN, UNCACHED, UNKNOWN, *_ = keys(8)
 READY_AFTER_S = 5.0

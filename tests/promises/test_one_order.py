@@ -17,7 +17,8 @@ from tests.promises.oracle import violations
 from tests.promises.places import a_database, a_node
 from tests.servers import PostgresServer
 
-pytestmark = pytest.mark.servers
+# In one process, which starts the servers of this module once.
+pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("one_order")]
 
 WRITES = 700
 TENANTS = ("team-a", "team-b")

@@ -14,7 +14,8 @@ from tests.promises.ledger import Ledger
 from tests.promises.places import a_database, a_node
 from tests.servers import PostgresServer
 
-pytestmark = pytest.mark.servers
+# In one process, which starts the servers of this module once.
+pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("recovery")]
 
 KEY = keys(1)[0]
 # The first write after PostgreSQL accepts connections again.

@@ -16,7 +16,8 @@ from tests.promises.oracle import violations
 from tests.promises.places import a_database, a_node
 from tests.servers import PostgresServer, RedisServer
 
-pytestmark = pytest.mark.servers
+# In one process, which starts the servers of this module once.
+pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("sessions")]
 
 KEYS = keys(8)
 KEY, OTHER = KEYS[0], KEYS[1]

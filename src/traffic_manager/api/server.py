@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 from types import FrameType
 
@@ -51,6 +52,16 @@ class Server(uvicorn.Server):
     def serve_on(self, listener: socket.socket) -> None:
         """Serve the connections of *listener* until told to stop."""
         self.run(sockets=[listener])
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals over, but for Ctrl-C where it is ignored: there a parent passes it on, and to hear
+        it from both would be to be asked twice."""
+        has_parent = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        with super().capture_signals():
+            if has_parent:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop, or stop at once if asked a second time. Overrides uvicorn's, which would stop
