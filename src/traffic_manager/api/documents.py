@@ -36,11 +36,8 @@ def documented(
         responses[201] = success | {"description": "Created"}
     if status == 201 and model:
         responses[200] = success | {"description": "It was so already: nothing changed"}
-    for other in (*others, 500):
+    for other in (*others, 414, 500):
         responses[other] = _not_modified() if other == 304 else _problem(other)
-    if 422 not in others:
-        # FastAPI documents its own 422 for every call with parameters; ours answer 400 there.
-        responses["default"] = _problem(500) | {"description": "Any other problem"}
     return {"responses": responses}
 
 
