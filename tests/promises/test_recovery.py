@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from tests.promises.crew import Writer, a_crew, keys, new_url
 from tests.promises.ledger import Ledger
 from tests.promises.places import a_database, a_node
 from tests.servers import PostgresServer
+from tests.servers.ports import HOST
 
 # In one process, which starts the servers of this module once.
 pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("recovery")]
@@ -81,3 +85,22 @@ def test_writes_go_on_soon_after_postgres_was_frozen(tmp_path: Path, own_postgre
         assert answer.status == 503
         assert took_s < 2.5
         wait_for_a_write(node)
+
+
+def test_writes_go_on_though_more_than_a_thousand_clients_hold_connections(
+    tmp_path: Path, own_postgres: PostgresServer
+) -> None:
+    with a_database(own_postgres) as settings, a_node(tmp_path, settings) as node, ExitStack() as clients:
+        node.start("--migrate")
+        for _ in range(1100):
+            clients.enter_context(socket.create_connection((HOST, node.port)))
+        wait_until(lambda: open_files(node) > 1100, 10.0, "as many open files")
+        own_postgres.kill()
+        own_postgres.start()
+        # The connections to PostgreSQL have high numbers now, which select() cannot take.
+        wait_for_a_write(node)
+
+
+def open_files(node: Node) -> int:
+    """Return how many files the server has open."""
+    return len(os.listdir(f"/proc/{node.pid}/fd"))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -133,6 +134,7 @@ def test_a_draining_node_is_not_ready_at_once_but_answers_new_connections(
         stopped_at = time.monotonic()
         wait_until(lambda: not is_ready(node), 1.0, "not ready")
         assert time.monotonic() - stopped_at < 1.0
+        wait_until(partial(is_told_to_leave, node), 1.0, "Connection: close")
         while time.monotonic() - stopped_at < DRAIN_S - 0.4:
             answer = Caller(node).put(OTHER, new_url())
             assert answer is not None
@@ -140,6 +142,11 @@ def test_a_draining_node_is_not_ready_at_once_but_answers_new_connections(
             assert Caller(node).ask("GET", "/health/live").status == 200
         assert node.wait_for_exit() == 0
         assert time.monotonic() - stopped_at >= DRAIN_S
+
+
+def is_told_to_leave(node: Node) -> bool:
+    """Return whether an answer says that its connection is closed then."""
+    return Caller(node).ask("GET", "/health/live").headers.get("connection") == "close"
 
 
 def is_ready(node: Node) -> bool:

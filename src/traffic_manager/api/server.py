@@ -17,6 +17,7 @@ from traffic_manager.api.lane import App
 # In-flight requests have this long to finish; a long poll is let go at once.
 FINISH_S = 15.0
 KEEP_ALIVE_S = 30
+_CLOSE = (b"connection", b"close")
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +81,11 @@ class Server(uvicorn.Server):
         if self._close_at is not None and monotonic() >= self._close_at and not self.should_exit:
             self._closing()
             self.should_exit = True
-        return await super().on_tick(counter)
+        is_time = await super().on_tick(counter)
+        if self._close_at is not None and _CLOSE not in self.server_state.default_headers:
+            # Else a client's next request could meet the closing of its idle connection.
+            self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        return is_time
 
 
 def bind(host: str, port: int) -> socket.socket:
