@@ -50,7 +50,6 @@ STATUS_OF_CODE = {
     "invalid-name": 400,
     "invalid-revision": 400,
     "invalid-tag": 400,
-    "invalid-number": 400,
     "invalid-page-token": 400,
     "missing-parameter": 400,
     "doubled-parameter": 400,
