@@ -5,7 +5,7 @@ database. No interleaving of fills, changes and restarts makes an answer for a k
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -64,10 +64,11 @@ class Resolver:
         """Return what is known of *key*. *is_strong*: as the database has it now. *at_least*: not older than
         that revision. Raises EpochMismatch, NotYetReached or SourceUnavailable, never a false "not found"."""
         if is_strong:
-            return self._newer(key, await self._look_up(key), at_least)
+            return await self._read(key, self._look_up, at_least)
         if at_least is not None and not await self._has_reached(at_least):
-            return self._newer(key, await self._look_up(key), at_least)
-        return self.from_memory(key) or await self._from_cache(key) or await self._fill(key)
+            return await self._read(key, self._look_up, at_least)
+        known = self.from_memory(key) or await self._from_cache(key)
+        return known or await self._read(key, self._join_flight)
 
     def from_memory(self, key: RouteKey) -> Answer | None:
         """Return what the mirror knows of *key*, None if it cannot tell."""
@@ -88,18 +89,6 @@ class Resolver:
         _check_epoch(wanted, head)
         return await self._follower.reached(wanted.revision, CATCH_UP_S)
 
-    def _newer(self, key: RouteKey, sighting: Sighting, at_least: Position | None) -> Answer:
-        """Return the newer of what the database said and what the mirror knows, never below *at_least*."""
-        if at_least is not None:
-            _check_epoch(at_least, sighting.head)
-            if sighting.head.revision < at_least.revision:
-                raise NotYetReached(f"revision {at_least} does not exist yet")
-        known = self.from_memory(key)
-        is_same_history = self._mirror.head is None or self._mirror.head.epoch == sighting.head.epoch
-        if known and is_same_history and known.as_of > sighting.head.revision:
-            return known
-        return self._shown(key, sighting)
-
     async def _from_cache(self, key: RouteKey) -> Answer | None:
         head = self._mirror.head
         if self._cache is None or head is None:
@@ -113,12 +102,28 @@ class Resolver:
         self._mirror.show(str(key), as_of, entry)
         return self._known(head, as_of, entry)
 
-    async def _fill(self, key: RouteKey) -> Answer:
+    async def _read(
+        self,
+        key: RouteKey,
+        look_up: Callable[[RouteKey], Awaitable[Sighting]],
+        at_least: Position | None = None,
+    ) -> Answer:
+        """Return the newer of what the database says and what the mirror knows, never below *at_least*. Asks
+        again if something later was shown meanwhile: a slow read must not go back behind a quick one."""
         for _ in range(_FILL_ATTEMPTS):
-            sighting = await self._join_flight(key)
+            sighting = await look_up(key)
+            if at_least is not None:
+                _check_reached(at_least, sighting.head)
             head = self._mirror.head
-            is_same_history = head is None or head.epoch == sighting.head.epoch
-            if not is_same_history or self._mirror.accept(str(key), sighting.head.revision):
+            if head is not None and head.epoch != sighting.head.epoch:
+                self._follower.wake()  # it will find the fork
+                return Answer(
+                    sighting.head.epoch8, sighting.head.revision, _active(sighting, key), Source.MISS
+                )
+            known = self.from_memory(key)
+            if known and known.as_of > sighting.head.revision:
+                return known
+            if self._mirror.accept(str(key), sighting.head.revision):
                 return self._shown(key, sighting)
         raise SourceUnavailable("the route changes faster than it can be read")
 
@@ -138,12 +143,11 @@ class Resolver:
         return sighting
 
     def _shown(self, key: RouteKey, sighting: Sighting) -> Answer:
+        """Return what was accepted as an answer: it is true at the applied revision, too."""
         head, entry = sighting.head, _active(sighting, key)
-        if self._mirror.head is None or self._mirror.head.epoch == head.epoch:
-            self._mirror.show(str(key), head.revision, entry)
-        else:
-            self._follower.wake()  # it will find the fork
-        return Answer(head.epoch8, head.revision, entry, Source.MISS)
+        as_of = max(head.revision, self._mirror.applied)
+        self._mirror.show(str(key), as_of, entry)
+        return Answer(head.epoch8, as_of, entry, Source.MISS)
 
     def _in_background(self, put: Coroutine[Any, Any, None]) -> None:
         if len(self._puts) >= _MAX_PENDING_PUTS:
@@ -157,6 +161,12 @@ class Resolver:
 def _check_epoch(wanted: Position, head: Head) -> None:
     if wanted.epoch8 != head.epoch8:
         raise EpochMismatch(str(wanted), head.epoch8)
+
+
+def _check_reached(wanted: Position, head: Head) -> None:
+    _check_epoch(wanted, head)
+    if head.revision < wanted.revision:
+        raise NotYetReached(f"revision {wanted} does not exist yet")
 
 
 def _active(sighting: Sighting, key: RouteKey) -> Entry | None:

@@ -76,9 +76,10 @@ class UrlPolicy:
         address = _address(host)
         if address is None:
             return _host_name_problem(host) or self._name_policy_problem(host)
-        if any(_is_denied(a) for a in (address, *_embedded(address))):
+        addresses = (address, *_embedded(address))
+        if any(_is_denied(a) for a in addresses):
             return "url-address", "must not be a metadata, link-local, multicast or reserved address"
-        if self.deny_loopback and address.is_loopback:
+        if self.deny_loopback and any(a.is_loopback for a in addresses):
             return "url-address", "must not be a loopback address here"
         return None
 
