@@ -21,7 +21,7 @@ NEVER_ENDS = "/api/v1/changes/stream"
 def test_made_up_requests_are_answered_as_documented(tmp_path: Path, sqlite_stack: Node) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{sqlite_stack.url}/openapi.json"]
-    options = ["--phases=examples,coverage,fuzzing", "--seed=1", "--max-examples=15", "--no-shrink"]
+    options = ["--phases=examples,coverage,fuzzing", "--seed=1", "--max-examples=10", "--no-shrink"]
     options += [f"--checks={CHECKS}", f"--exclude-path={NEVER_ENDS}", "--request-timeout=10"]
     options += ["--generation-database=none", "--continue-on-failure", "--warnings=off"]
     run = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=90)

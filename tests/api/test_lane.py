@@ -121,7 +121,7 @@ def _requests(draw: st.DrawFn) -> tuple[str, dict[str, str], list[str], str, lis
     return route, replaced, list(order), draw(EXTRAS), tags, ids
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(request=_requests())
 def test_any_request_is_answered_as_by_the_documented_route(
     sqlite_stack: Node,
