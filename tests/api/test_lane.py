@@ -233,3 +233,12 @@ def test_what_the_mirror_knows_is_answered_without_a_database() -> None:
     """The application above has no database: had the lane or the route asked for one, it would have failed."""
     statuses = [_answers(_app(_Follower()), a_key(version=version))[0]["status"] for version in ("v2", "v3")]
     assert statuses == [200, 404]
+
+
+def test_plain_resolve_does_not_come_as_far_as_the_documented_route() -> None:
+    """Else the comparisons above would compare the route with itself."""
+    app = _app(_Follower())
+    app._app = None
+    assert _answers(app, a_key())[0]["status"] == 200
+    with pytest.raises(TypeError):
+        _answers(app, a_key(), AROUND)
