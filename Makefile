@@ -29,7 +29,7 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 # Every test, with real PostgreSQL, Redis and Kafka, which it installs and starts itself.
 test: install-dev
 	@$(BIN)/python -m tests.servers.install
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint types imports
 

@@ -13,7 +13,7 @@ from fastapi import Depends, Header, Request, Response
 
 from traffic_manager.api.problems import Headers
 from traffic_manager.config.settings import Settings
-from traffic_manager.errors import EpochMismatch, FieldProblem, InvalidInput, NotYetReached
+from traffic_manager.errors import FieldProblem, InvalidInput
 from traffic_manager.monitoring.health import Health
 from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.routing.bulkhead import Bulkhead
@@ -57,7 +57,7 @@ class Parts:
             await self.follower.reached(at_least.revision, CATCH_UP_S)
         result = await self.reads.run(work)
         if at_least is not None:
-            _check_reached(at_least, head_of(result))
+            head_of(result).check_reached(at_least)
         return result
 
     async def write(self, writing: Awaitable[Written]) -> Written:
@@ -73,18 +73,6 @@ class Parts:
         if any(outcome.action for outcome in written.outcomes):
             await self.follower.reached(written.head.revision, CATCH_UP_S)
         return written
-
-
-def _check_reached(wanted: Position, head: Head) -> None:
-    if wanted.epoch8 == head.epoch8 and wanted.revision <= head.revision:
-        return
-    refusal: EpochMismatch | NotYetReached
-    if wanted.epoch8 != head.epoch8:
-        refusal = EpochMismatch(str(wanted), head.epoch8)
-    else:
-        refusal = NotYetReached(f"revision {wanted} does not exist yet")
-    refusal.as_of = head.position
-    raise refusal
 
 
 async def _parts(request: Request) -> Parts:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from traffic_manager.errors import EpochMismatch, NotYetReached, TrafficManagerError
 from traffic_manager.routing.model import Change, Position, Route, RouteKey
 
 
@@ -33,6 +34,21 @@ class Head:
     def position(self) -> Position:
         """The head as a token."""
         return Position(self.epoch8, self.revision)
+
+    def check_same_history(self, wanted: Position) -> None:
+        """Raise EpochMismatch if *wanted* is a place in another history."""
+        if wanted.epoch8 != self.epoch8:
+            raise self._at_head(EpochMismatch(str(wanted), self.epoch8))
+
+    def check_reached(self, wanted: Position) -> None:
+        """Raise EpochMismatch as above, NotYetReached if *wanted* lies in the future."""
+        self.check_same_history(wanted)
+        if self.revision < wanted.revision:
+            raise self._at_head(NotYetReached(f"revision {wanted} does not exist yet"))
+
+    def _at_head(self, error: TrafficManagerError) -> TrafficManagerError:
+        error.as_of = self.position
+        return error
 
 
 @dataclass(frozen=True, slots=True)

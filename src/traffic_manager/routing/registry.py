@@ -74,7 +74,11 @@ class Registry:
         """Return what a batch would come to now, and write nothing. Reads the database on this thread."""
         sighting = self._store.look_up(keys_of(operations))
         overlay = Overlay(sighting.head, 0, sighting.routes)
-        return Written(sighting.head, overlay.apply(operations, author, is_batch=True))
+        try:
+            return Written(sighting.head, overlay.apply(operations, author, is_batch=True))
+        except TrafficManagerError as error:
+            error.as_of = sighting.head.position
+            raise
 
     async def _submit(self, request: _Request) -> Written:
         self._queue.put(request)

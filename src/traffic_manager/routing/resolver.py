@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from traffic_manager.errors import EpochMismatch, NotYetReached, SourceUnavailable
+from traffic_manager.errors import SourceUnavailable
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
@@ -86,7 +86,7 @@ class Resolver:
         head = self._mirror.head
         if head is None:
             return False
-        _check_epoch(wanted, head)
+        head.check_same_history(wanted)
         return await self._follower.reached(wanted.revision, CATCH_UP_S)
 
     async def _from_cache(self, key: RouteKey) -> Answer | None:
@@ -113,7 +113,7 @@ class Resolver:
         for _ in range(_FILL_ATTEMPTS):
             sighting = await look_up(key)
             if at_least is not None:
-                _check_reached(at_least, sighting.head)
+                sighting.head.check_reached(at_least)
             head = self._mirror.head
             if head is not None and head.epoch != sighting.head.epoch:
                 self._follower.wake()  # it will find the fork
@@ -156,17 +156,6 @@ class Resolver:
         task = asyncio.get_running_loop().create_task(put)
         self._puts.add(task)
         task.add_done_callback(self._puts.discard)
-
-
-def _check_epoch(wanted: Position, head: Head) -> None:
-    if wanted.epoch8 != head.epoch8:
-        raise EpochMismatch(str(wanted), head.epoch8)
-
-
-def _check_reached(wanted: Position, head: Head) -> None:
-    _check_epoch(wanted, head)
-    if head.revision < wanted.revision:
-        raise NotYetReached(f"revision {wanted} does not exist yet")
 
 
 def _active(sighting: Sighting, key: RouteKey) -> Entry | None:
