@@ -185,6 +185,7 @@ class FakeKafka:
     is_silent: bool = False
     rejected: set[int] = field(default_factory=set)
     failing: Failure | None = None
+    most_together: int | None = None
     on_wait: Callable[[], None] = lambda: time.sleep(0.001)  # as the real one would
     producers: list[FakeProducer] = field(default_factory=list)
 
@@ -215,6 +216,7 @@ class FakeProducer:
         self.last_error: KafkaUnavailable | None = None
         self.is_closed = False
         self.largest_wave = 0
+        self._is_too_much = False
 
     def is_ready(self) -> bool:
         return True
@@ -231,6 +233,7 @@ class FakeProducer:
         if self._kafka.is_silent:
             self._kafka.on_wait()
             return []
+        self._is_too_much = len(self.in_flight) > (self._kafka.most_together or len(self.in_flight))
         deliveries = [self._deliver(*sent) for sent in reversed(self.in_flight)]
         self.in_flight.clear()
         return deliveries
@@ -239,7 +242,7 @@ class FakeProducer:
         self.is_closed = True
 
     def _deliver(self, revision: int, event: Event) -> Delivery:
-        if revision in self._kafka.rejected:
+        if self._is_too_much or revision in self._kafka.rejected:
             return Delivery(revision, Failure("MSG_SIZE_TOO_LARGE", "too large", is_rejection=True))
         if self._kafka.failing:
             return Delivery(revision, self._kafka.failing)

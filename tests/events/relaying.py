@@ -45,16 +45,13 @@ class Line:
         """Wait until all changes are published, by the checkpoint."""
         return eventually(lambda: self.database.published == len(self.database.changes), timeout_s)
 
-    def records(self, count: int | None = None) -> list[Record]:
-        """Return what the topic holds, when it holds every change (or *count* records)."""
-        wanted = {
-            revision for of_key in expected_by_key(self.database.changes).values() for revision in of_key
-        }
+    def records(self, at_least: int = 0) -> list[Record]:
+        """Return what the topic holds, when it holds every change and *at_least* so many records."""
+        of_keys = expected_by_key(self.database.changes).values()
+        wanted = {revision for of_key in of_keys for revision in of_key}
 
         def is_enough(records: list[Record]) -> bool:
-            if count is not None:
-                return len(records) >= count
-            return wanted <= {record.revision for record in records}
+            return len(records) >= at_least and wanted <= {record.revision for record in records}
 
         return read_topic(self.settings.bootstrap_servers or "", is_enough, self.settings.route_events_topic)
 

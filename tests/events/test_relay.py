@@ -106,6 +106,16 @@ def test_without_a_wake_it_looks_soon(cluster: Cluster) -> None:
         assert eventually(cluster.is_told, timeout_s=1)
 
 
+def test_an_idle_relay_looks_ten_times_a_second(cluster: Cluster) -> None:
+    with cluster.leading() as relay:
+        relay.wake()
+        assert eventually(lambda: bool(cluster.kafka.producers))
+        calls = cluster.database.calls
+        time.sleep(1)  # it is a rate that is tested
+
+        assert 5 < cluster.database.calls - calls < 15
+
+
 def test_one_of_many_relays(cluster: Cluster) -> None:
     cluster.database.change(*KEYS)
     for holder in ("one", "two", "three"):

@@ -69,6 +69,6 @@ def test_an_error_of_the_broker_loses_nothing(kafka: MockKafka, line: Line, erro
         assert line.is_published_in(10)
         kafka.fail_produce([error])
         line.database.change(*KEYS, *KEYS)
-        assert line.is_published_in(40)
+        assert line.is_published_in(15)
 
     assert line.is_told_by(line.records())

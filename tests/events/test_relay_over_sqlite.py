@@ -1,0 +1,65 @@
+"""The relay over the real tables: what the fakes claim of the database holds there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.db.engines import SqlEngine, sqlite_settings
+from tests.events.fakes import FakeKafka
+from tests.events.waiting import eventually
+from tests.routing.builders import a_key, commit, create, deactivate, put
+from traffic_manager.db.leases import SqlLeases
+from traffic_manager.db.migrate import migrate
+from traffic_manager.events.backlog import backlog
+from traffic_manager.events.relay import Relay
+from traffic_manager.monitoring.metrics import Metrics
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[SqlEngine]:
+    settings = sqlite_settings(tmp_path)
+    migrate(settings)
+    engine = SqlEngine(settings)
+    yield engine
+    engine.close()
+
+
+def test_changes_are_relayed_and_the_next_relay_goes_on_behind_them(engine: SqlEngine) -> None:
+    kafka = FakeKafka()
+    commit(engine.store, create(), put(url="https://other.example.com"))
+    engine.add_change_of_other_kind()
+    for count in (2, 3):
+        relay = Relay(engine.leases, engine.feed(), kafka.connect, Metrics(), "one")
+        relay.start()
+        assert eventually(lambda count=count: len(kafka.records) == count)  # type: ignore[misc] # bound now
+        assert relay.stop()
+        commit(engine.store, deactivate())
+
+    assert kafka.revisions == [1, 2, 4]
+    assert engine.leases.published_revision("relay") == 4
+
+
+def test_a_new_epoch_is_taken_up(engine: SqlEngine) -> None:
+    kafka = FakeKafka()
+    commit(engine.store, create())
+    relay = Relay(engine.leases, engine.feed(), kafka.connect, Metrics(), "one")
+    relay.start()
+    assert eventually(lambda: kafka.revisions == [1])
+    engine.begin_epoch("f" * 32)
+    commit(engine.store, deactivate(a_key()))
+    assert eventually(lambda: kafka.revisions[-1] == 2)
+    relay.stop()
+
+    assert kafka.records[-1][1].headers[1] == ("ce_id", b"f" * 32 + b":2")
+
+
+def test_the_backlog_is_measured(engine: SqlEngine) -> None:
+    commit(engine.store, create(), deactivate())
+    assert isinstance(engine.leases, SqlLeases)
+    found = backlog(engine.leases, head_revision=2, now=lambda: 4e9)
+
+    assert found.events == 2
+    assert found.age_s > 0
