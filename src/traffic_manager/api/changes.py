@@ -50,7 +50,8 @@ async def _read_in_turn(
 ) -> ChangePage:
     """Read as `_read` does, a few at a time: one change can wake more callers than may wait for the database."""
     try:
-        await asyncio.wait_for(parts.woken_turns.acquire(), _TURN_TIMEOUT_S)
+        async with asyncio.timeout(_TURN_TIMEOUT_S):
+            await parts.woken_turns.acquire()
     except TimeoutError as error:
         raise Busy("too many callers were woken at once") from error
     try:
