@@ -11,8 +11,8 @@ import asyncio
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -180,7 +180,7 @@ class SlowRead:
     release: threading.Event
 
 
-keys = st.sampled_from(KEYS)
+keys = st.sampled_from(KEYS[:2])
 urls = st.sampled_from([URL, OTHER_URL])
 workers = st.integers(0, 1)
 states = st.sampled_from([None, True, False])
@@ -232,6 +232,7 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
         self.outages = 0
         self.slow: list[SlowRead] = []
         self.epoch8 = self.store.look_up([]).head.epoch8
+        self.open_workers: list[Worker] = []
         self.workers = [self.run(self.new_worker()) for _ in range(2)]
 
     # -- the parts
@@ -255,6 +256,7 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
         reads = Bulkhead("read", MOST_SLOW_READS + 2, 5.0)
         resolver = Resolver(mirror, follower, self.cache, self.store, reads)
         worker = Worker(mirror, follower, feed, reads, resolver, Registry(self.store, follower.wake))
+        self.open_workers.append(worker)
         follower.start()
         worker.registry.start()
         return worker
@@ -272,24 +274,36 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
             await asyncio.to_thread(close)
 
     def teardown(self) -> None:
-        self.store.is_away = False
         for read in self.slow:
             read.release.set()
-        self.run(self.settle([read.task for read in self.slow]))
-        for worker in self.workers:
-            self.run(self.close_worker(worker))
+        results = self.run(self.gather(*(read.task for read in self.slow)))
+        self.run(self.gather(*map(self.close_worker, self.open_workers)))
         self.run(self.loop.shutdown_default_executor())
         self.loop.close()
         self.close_store()
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
-    async def settle(self, tasks: Sequence[asyncio.Task[None]]) -> None:
-        await asyncio.gather(*tasks)
+    async def gather(self, *work: Awaitable[None]) -> list[BaseException | None]:
+        return await asyncio.gather(*work, return_exceptions=True)
+
+    def settle(self, read: SlowRead) -> None:
+        """Let a slow read end."""
+        self.slow.remove(read)
+        read.release.set()
+        self.run(self.finished(read.task))
+
+    async def finished(self, task: asyncio.Task[None]) -> None:
+        await task
 
     # -- what may happen
 
-    @rule(worker=workers, operation=operations())
-    def write(self, worker: int, operation: Operation) -> None:
+    @rule(worker=workers, operation=operations(), followers=st.sets(workers))
+    def write(self, worker: int, operation: Operation, followers: set[int]) -> None:
         self.expect_write([operation], lambda registry: registry.write(operation, AUTHOR), worker)
+        for follower in sorted(followers):
+            self.follow(follower)
 
     @rule(worker=workers, batch=st.lists(operations(), min_size=2, max_size=3))
     def write_batch(self, worker: int, batch: list[Operation]) -> None:
@@ -320,9 +334,7 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
     @precondition(lambda self: self.slow)
     @rule(which=st.integers(0, MOST_SLOW_READS - 1))
     def finish_slow_read(self, which: int) -> None:
-        read = self.slow.pop(which % len(self.slow))
-        read.release.set()
-        self.run(self.settle([read.task]))
+        self.settle(self.slow[which % len(self.slow)])
 
     @rule(worker=workers)
     def follow(self, worker: int) -> None:
@@ -332,10 +344,9 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
     def restart(self, worker: int) -> None:
         old = self.workers[worker]
         for read in [read for read in self.slow if read.worker is old]:
-            self.slow.remove(read)
-            read.release.set()
-            self.run(self.settle([read.task]))
+            self.settle(read)
         self.run(self.close_worker(old))
+        self.open_workers.remove(old)
         self.workers[worker] = self.run(self.new_worker())
 
     @rule()
@@ -354,14 +365,36 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
     def poison_cache(self, key: RouteKey, as_of: int, url: str | None) -> None:
         self.cache.restore({**self.cache.image(), key: CachedRoute(OTHER_EPOCH, as_of, as_of, url)})
 
-    @rule()
-    def lose_or_find_the_cache(self) -> None:
-        self.cache.is_away = not self.cache.is_away
+    @rule(worker=workers, key=keys)
+    def resolve_without_cache(self, worker: int, key: RouteKey) -> None:
+        self.cache.is_away = True
+        self.read(self.workers[worker], key)
+        self.cache.is_away = False
 
-    @rule()
-    def lose_or_find_the_database(self) -> None:
-        self.store.is_away = not self.store.is_away
-        self.outages += self.store.is_away
+    @rule(worker=workers, key=keys, is_strong=st.booleans())
+    def resolve_without_database(self, worker: int, key: RouteKey, is_strong: bool) -> None:
+        with self.outage():
+            self.read(self.workers[worker], key, is_strong)
+
+    @rule(worker=workers, operation=operations())
+    def write_without_database(self, worker: int, operation: Operation) -> None:
+        with self.outage():
+            self.expect_write([operation], lambda registry: registry.write(operation, AUTHOR), worker)
+
+    @rule(worker=workers)
+    def follow_without_database(self, worker: int) -> None:
+        with self.outage():
+            self.run(self.step(self.workers[worker]))
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """Take the database away."""
+        self.outages += 1
+        self.store.is_away = True
+        try:
+            yield
+        finally:
+            self.store.is_away = False
 
     # -- what must be
 

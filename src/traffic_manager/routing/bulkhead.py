@@ -28,7 +28,9 @@ class Bulkhead:
         """Return what *work* returns, run on a thread with the caller's context variables. Raises Busy if no
         thread came free in time."""
         try:
-            await asyncio.wait_for(self._free.acquire(), self._patience_s)
+            # Not wait_for: in Python 3.11 it swallows a cancellation that comes with the free thread.
+            async with asyncio.timeout(self._patience_s):
+                await self._free.acquire()
         except TimeoutError as error:
             raise Busy("too many requests wait for the database") from error
         context = contextvars.copy_context()

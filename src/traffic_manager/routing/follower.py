@@ -60,7 +60,9 @@ class Watcher:
         while self.seen <= above and not self.is_released:
             self._event.clear()
             try:
-                await asyncio.wait_for(self._event.wait(), deadline - monotonic())
+                # Not wait_for: in Python 3.11 it swallows a cancellation that comes with the event.
+                async with asyncio.timeout(deadline - monotonic()):
+                    await self._event.wait()
             except TimeoutError:
                 return
 
@@ -129,10 +131,18 @@ class Follower:
         if self._mirror.applied >= revision:
             return True
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append((revision, future))
+        waiter = (revision, future)
+        self._waiting.append(waiter)
         self._woken.set()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(future, timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await future
+        except TimeoutError:
+            pass
+        finally:
+            # A log that stands still would keep those who gave up for ever.
+            with suppress(ValueError):
+                self._waiting.remove(waiter)
         return self._mirror.applied >= revision
 
     @contextmanager
