@@ -62,7 +62,7 @@ from traffic_manager.routing.registry import Registry
 from traffic_manager.routing.resolver import Answer, Resolver
 
 Result = TypeVar("Result")
-WINDOW = 3
+WINDOW = 1
 MOST_SLOW_READS = 4
 
 

@@ -204,8 +204,9 @@ class Follower:
         if self._mirror.head is None:
             self._reload()
         pulse = self._feed.pulse(self._mirror.applied)
-        if self._is_fork(pulse):
-            self._reload()
+        is_fork = self._is_fork(pulse)
+        if is_fork or pulse.chain is None:  # or compacted beyond what is applied
+            self._reload(is_fork=is_fork)
             pulse = self._feed.pulse(self._mirror.applied)
         self.head_revision = pulse.head.revision
         while self._mirror.applied < pulse.head.revision and not self._is_stopping:
@@ -220,15 +221,19 @@ class Follower:
         known = self._mirror.head
         if known is None:
             return False
-        is_same = known.epoch == pulse.head.epoch and pulse.chain == self._mirror.chain
+        is_same = (
+            known.epoch == pulse.head.epoch
+            and pulse.head.revision >= self._mirror.applied
+            and pulse.chain in (None, self._mirror.chain)
+        )
         if not is_same:
             self._events.fork()
             log.error("history_fork", applied=self._mirror.applied, head=pulse.head.revision)
         return not is_same
 
-    def _reload(self) -> None:
+    def _reload(self, *, is_fork: bool = False) -> None:
         table = self._feed.table(self._mirror.max_routes, WINDOW_CHANGES)
-        self._on_loop(lambda: self._load(table))
+        self._on_loop(lambda: self._load(table, is_fork))
 
     def _reload_safely(self) -> Exception | None:
         try:
@@ -253,9 +258,9 @@ class Follower:
             while not done.wait(1.0) and not self._is_stopping:
                 pass
 
-    def _load(self, table: Table) -> None:
+    def _load(self, table: Table, is_fork: bool) -> None:
         is_other = self._mirror.head is not None
-        self._mirror.load(table)
+        self._mirror.load(table, is_other_history=is_fork)
         self.synchronised.set()
         self._let_go()
         if is_other:

@@ -35,9 +35,11 @@ class Mirror:
         """True if a key that is not here has no active route."""
         return self.head is not None and self.max_routes > 0
 
-    def load(self, table: Table) -> None:
-        """Take the whole table over, instead of all that was here."""
-        is_other_history = self.head is not None and self.head.epoch != table.head.epoch
+    def load(self, table: Table, *, is_other_history: bool = False) -> None:
+        """Take the whole table over, instead of all that was here. Of another history nothing is kept: what
+        was shown may never have been."""
+        if self.head is not None and self.head.epoch != table.head.epoch:
+            is_other_history = True
         self.shown = {} if is_other_history or table.head.revision < self.applied else self.shown
         self.head = table.head
         self.applied = table.head.revision

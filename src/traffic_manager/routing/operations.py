@@ -78,6 +78,11 @@ class Overlay:
         self.after: dict[RouteKey, Route | None] = {}
         self.changes: list[Change] = []
 
+    @property
+    def head(self) -> Head:
+        """Where history will stand after all that was done here so far."""
+        return replace(self._head, revision=self._head.revision + len(self.changes))
+
     def apply(self, operations: Sequence[Operation], author: Author, *, is_batch: bool) -> list[Outcome]:
         """Do all of *operations*, or none. Raises what the failing one raises; BatchFailed for a batch."""
         after, count = dict(self.after), len(self.changes)

@@ -129,14 +129,13 @@ class Registry:
     def _write(self, group: list[_Request]) -> None:
         with self._store.writing(_all_keys(group)) as transaction:
             overlay = Overlay(transaction.head, transaction.now, transaction.routes)
-            answers = [(request, _attempt(request, overlay)) for request in group]
+            # Each with the head after it: what comes later in the group is not what it was decided on.
+            answers = [(request, _attempt(request, overlay), overlay.head) for request in group]
             if overlay.changes:
                 transaction.append(overlay.changes, overlay.after)
-        head = transaction.head
         if overlay.changes:
-            head = Head(head.epoch, head.epoch_number, overlay.changes[-1].revision)
-            self._committed(head.revision)
-        for request, answer in answers:
+            self._committed(overlay.head.revision)
+        for request, answer, head in answers:
             _answer(request, answer, head)
 
 

@@ -1,0 +1,292 @@
+"""From the log into the mirror: in order, soon, through outages, gaps and forks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.routing.builders import (
+    OTHER_EPOCH,
+    OTHER_URL,
+    URL,
+    a_key,
+    commit,
+    commit_batches,
+    create,
+    deactivate,
+    on_a_loop,
+    put,
+)
+from tests.routing.memory_store import MemoryStore
+from traffic_manager.errors import TableTooLarge
+from traffic_manager.routing import follower as follower_module
+from traffic_manager.routing.follower import Follower
+from traffic_manager.routing.mirror import Mirror
+from traffic_manager.routing.ports import Entry, NameFilter
+
+KEY = str(a_key())
+
+
+class Events:
+    """Counts what the follower reports."""
+
+    def __init__(self) -> None:
+        self.polls = 0
+        self.failures = 0
+        self.gaps = 0
+        self.forks = 0
+
+    def polled(self, ok: bool) -> None:
+        self.polls += 1
+        self.failures += not ok
+
+    def gap(self) -> None:
+        self.gaps += 1
+
+    def fork(self) -> None:
+        self.forks += 1
+
+
+class Following:
+    """A follower at work, with all its parts."""
+
+    def __init__(self, store: MemoryStore, max_routes: int) -> None:
+        self.store = store
+        self.mirror = Mirror(max_routes)
+        self.events = Events()
+        self.follower = Follower(store, self.mirror, self.events)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until *condition* holds, at most 5 s."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 the follower sets no event for this
+            await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def following(
+    store: MemoryStore, max_routes: int = 100, *, wait: bool = True
+) -> AsyncIterator[Following]:
+    """Run a follower over *store*, by default synchronised."""
+    found = Following(store, max_routes)
+    found.follower.start()
+    try:
+        if wait:
+            async with asyncio.timeout(5):
+                await found.follower.synchronised.wait()
+            await until(lambda: found.events.polls)
+        yield found
+    finally:
+        await asyncio.to_thread(found.follower.stop)
+
+
+@on_a_loop
+async def test_follower_loads_the_table_then_applies_every_change() -> None:
+    store = MemoryStore()
+    commit(store, create())
+    async with following(store) as f:
+        assert f.mirror.entries == {KEY: Entry(URL, 1)}
+        commit(store, put(url=OTHER_URL), create(a_key("new")))
+        await until(lambda: f.mirror.applied == 3)
+        assert f.mirror.entries == {KEY: Entry(OTHER_URL, 2), str(a_key("new")): Entry(URL, 3)}
+        assert f.mirror.head == store.head
+        assert store.tables == 1
+
+
+@on_a_loop
+async def test_wake_is_heard_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower_module, "POLL_S", 60.0)
+    store = MemoryStore()
+    async with following(store) as f:
+        commit(store, create())
+        f.follower.wake(1)
+        async with asyncio.timeout(1):
+            assert await f.follower.reached(1, 1.0)
+
+
+@on_a_loop
+async def test_reached_wakes_the_follower_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower_module, "POLL_S", 60.0)
+    store = MemoryStore()
+    async with following(store) as f:
+        commit(store, create())
+        assert await f.follower.reached(1, 5.0)
+
+
+@on_a_loop
+async def test_revision_that_does_not_come_is_not_reached_in_time_and_leaves_no_trace() -> None:
+    async with following(MemoryStore()) as f:
+        answers = await asyncio.gather(*(f.follower.reached(9, 0.01) for _ in range(10)))
+        assert not any(answers)
+        assert f.follower._waiting == []
+
+
+@on_a_loop
+async def test_batch_becomes_visible_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower_module, "SLICE_CHANGES", 4)
+    store = MemoryStore()
+    async with following(store) as f:
+        seen = set()
+        for n in range(10):
+            commit_batches(
+                store, *([put(a_key(s), f"https://r{n}-{b}.example") for s in "abc"] for b in range(3))
+            )
+        while f.mirror.applied < 90:
+            seen.add(f.mirror.applied % 3)
+            await asyncio.sleep(0)
+        assert seen <= {0}
+    assert {s.upto % 3 for s in store.slices} == {0}
+
+
+@on_a_loop
+async def test_changes_of_other_kinds_are_passed_over_and_counted() -> None:
+    store = MemoryStore()
+    async with following(store) as f:
+        store.add_change_of_other_kind()
+        commit(store, create())
+        await until(lambda: f.mirror.applied == 2)
+        assert f.mirror.entries == {KEY: Entry(URL, 2)}
+        assert f.events.failures == 0
+
+
+@on_a_loop
+async def test_gap_in_the_log_is_reported_and_healed_by_a_reload() -> None:
+    store = MemoryStore()
+    async with following(store) as f:
+        with store._state:
+            commit(store, create(a_key("a")), create(a_key("b")), create(a_key("c")))
+            store.lose_change(2)
+        await until(lambda: f.mirror.applied == 3)
+        assert f.mirror.entries.keys() == {str(a_key(s)) for s in "abc"}
+        assert (f.events.gaps, store.tables) == (1, 2)
+
+
+@on_a_loop
+async def test_other_epoch_is_a_fork_and_releases_the_watchers() -> None:
+    store = MemoryStore()
+    commit(store, create())
+    async with following(store) as f:
+        with f.follower.watching(NameFilter()) as watcher:
+            store.begin_epoch(OTHER_EPOCH)
+            await until(lambda: f.mirror.head and f.mirror.head.epoch == OTHER_EPOCH)
+            await until(lambda: watcher.is_released)
+        assert f.events.forks == 1
+
+
+@on_a_loop
+async def test_lost_changes_are_a_fork_even_if_more_were_made_since() -> None:
+    store = MemoryStore()
+    commit(store, create(), create(a_key("kept")))
+    async with following(store) as f:
+        f.mirror.show(KEY, 9, Entry("https://lost.example", 9))
+        with store._state:
+            store.lose_changes_after(1)
+            commit(store, *(create(a_key(f"new{n}")) for n in range(3)))
+        await until(lambda: f.mirror.applied == 4)
+        assert str(a_key("kept")) not in f.mirror.entries
+        assert f.mirror.shown == {}, "what only the lost branch knew is not shown again"
+        assert f.events.forks == 1
+
+
+@on_a_loop
+async def test_lost_changes_alone_are_a_fork() -> None:
+    store = MemoryStore()
+    commit(store, create(), create(a_key("lost")))
+    async with following(store) as f:
+        store.lose_changes_after(1)
+        await until(lambda: f.mirror.applied == 1)
+        assert set(f.mirror.entries) == {KEY}
+        assert f.events.forks == 1
+
+
+@on_a_loop
+async def test_log_compacted_past_the_mirror_is_loaded_anew_and_is_no_fork() -> None:
+    store = MemoryStore()
+    async with following(store) as f:
+        f.mirror.show(KEY, 9, None)
+        with store._state:
+            commit(store, create(), deactivate(), create(a_key("b")))
+            store.compact(2)
+        await until(lambda: f.mirror.applied == 3)
+        assert f.events.forks == 0
+        assert f.mirror.shown == {KEY: (9, None)}, "the history is the same"
+
+
+@on_a_loop
+async def test_answers_are_flagged_once_the_source_is_away_for_a_second_and_no_longer_after_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(follower_module, "FRESH_S", 0.1)
+    monkeypatch.setattr(follower_module, "_RETRY_MOST_S", 0.1)
+    store = MemoryStore()
+    async with following(store) as f:
+        assert f.follower.stale_age_s() is None
+        store.is_away = True
+        await until(lambda: f.follower.stale_age_s() is not None)
+        assert f.mirror.is_complete
+        assert f.events.failures > 0
+        store.is_away = False
+        commit(store, create())
+        await until(lambda: f.follower.stale_age_s() is None and f.mirror.applied == 1)
+
+
+def test_answers_count_as_fresh_for_one_second() -> None:
+    assert follower_module.FRESH_S == 1.0
+
+
+@on_a_loop
+async def test_follower_that_never_saw_its_source_waits_for_it() -> None:
+    store = MemoryStore()
+    store.is_away = True
+    async with following(store, wait=False) as f:
+        await until(lambda: f.events.failures)
+        assert (f.follower.staleness_s(), f.follower.stale_age_s()) == (None, 0)
+        assert not f.follower.synchronised.is_set()
+        store.is_away = False
+        await until(f.follower.synchronised.is_set)
+
+
+@on_a_loop
+async def test_table_that_is_too_large_is_a_refusal() -> None:
+    store = MemoryStore()
+    commit(store, create(a_key("a")), create(a_key("b")))
+    async with following(store, max_routes=1, wait=False) as f:
+        await until(f.follower.synchronised.is_set)
+        assert isinstance(f.follower.refusal, TableTooLarge)
+
+
+@on_a_loop
+async def test_watcher_notices_what_matches_and_nothing_else() -> None:
+    store = MemoryStore()
+    async with following(store) as f:
+        with f.follower.watching(NameFilter(service="mine")) as watcher:
+            commit(store, create(a_key("other")))
+            await f.follower.reached(1, 5.0)
+            assert watcher.seen == 0
+            waiting = asyncio.ensure_future(watcher.wait(above=0, timeout_s=5.0))
+            commit(store, create(a_key("mine")), create(a_key("other2")))
+            await waiting
+            assert watcher.seen == 2
+
+
+@on_a_loop
+async def test_watcher_waits_no_longer_than_told_and_not_at_all_when_released() -> None:
+    async with following(MemoryStore()) as f:
+        with f.follower.watching(NameFilter()) as watcher:
+            await watcher.wait(above=0, timeout_s=0.01)
+            f.follower.release_watchers()
+            async with asyncio.timeout(1):
+                await watcher.wait(above=0, timeout_s=60.0)
+            assert watcher.seen == 0
+
+
+@on_a_loop
+async def test_stop_gives_the_connection_back() -> None:
+    store = MemoryStore()
+    async with following(store):
+        pass
+    assert store.is_closed
