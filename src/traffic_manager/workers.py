@@ -109,6 +109,9 @@ class Parent:
             self._stop()
 
     def _stop(self) -> None:
+        """Tell every worker once: told twice, it would drop what it is finishing."""
+        if self._is_stopping:
+            return
         self._is_stopping = True
         self._signal_all(signal.SIGTERM)
         signal.signal(signal.SIGALRM, lambda *_: self._signal_all(signal.SIGKILL))

@@ -20,13 +20,12 @@ from tests.promises.oracle import violations
 from tests.promises.places import a_database, a_node
 from tests.servers import PostgresServer
 
-# In one process, which starts the servers of this module once.
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("durability")]
+pytestmark = pytest.mark.servers
 
 WRITERS = 4
 KEYS = keys(12)
 # Each is taken at another moment of what the writer does.
-KILLS_OF_SQLITE = 4
+KILLS_OF_SQLITE = 3
 # Every commit takes this long, so that there is a time between "decided" and "durable" to look into.
 SLOW_COMMIT = """
     create function dawdle() returns trigger language plpgsql as
@@ -70,7 +69,7 @@ def test_what_sqlite_acknowledged_survives_the_killing_of_the_server(tmp_path: P
             node.start()
             with a_crew() as crew:
                 set_to_work(crew, [node], ledger)
-                wait_for_more(ledger, 60)
+                wait_for_more(ledger, 40)
                 node.kill()
             assert history.integrity_of(path) == "ok"
     assert_nothing_is_missing(history.of_sqlite(path), ledger)
@@ -85,7 +84,7 @@ def test_what_postgres_acknowledged_survives_the_killing_of_the_server(
             node.start("--migrate")
             with a_crew() as crew:
                 set_to_work(crew, [node], ledger)
-                wait_for_more(ledger, 60)
+                wait_for_more(ledger, 40)
                 node.kill()
     log = history.of_postgres(own_postgres.conninfo(database["DB_NAME"]))
     assert_nothing_is_missing(log, ledger)
@@ -99,10 +98,10 @@ def test_what_was_acknowledged_survives_the_killing_of_postgres(
         node.start("--migrate")
         set_to_work(crew, [node], ledger)
         for _ in range(2):
-            wait_for_more(ledger, 60)
+            wait_for_more(ledger, 40)
             own_postgres.kill()
             own_postgres.start()
-        wait_for_more(ledger, 60)
+        wait_for_more(ledger, 40)
     log = history.of_postgres(own_postgres.conninfo(database["DB_NAME"]))
     assert_nothing_is_missing(log, ledger)
 

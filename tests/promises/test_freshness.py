@@ -20,8 +20,7 @@ from tests.promises.places import OUTAGES, a_database, a_node, frozen, one_calle
 from tests.servers import PostgresServer
 from traffic_manager.routing.model import RouteKey
 
-# In one process, which starts the servers of this module once.
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("freshness")]
+pytestmark = pytest.mark.servers
 
 KEYS = keys(8)
 KEY = KEYS[0]

@@ -17,8 +17,7 @@ from tests.promises.crew import keys, new_url
 from tests.promises.places import OUTAGES, a_database, a_node, soon, worker_behind, workers_of
 from tests.servers import PostgresServer, RedisServer
 
-# In one process, which starts the servers of this module once.
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("knowledge")]
+pytestmark = pytest.mark.servers
 
 KNOWN, UNCACHED, UNKNOWN, *_ = keys(8)
 READY_AFTER_S = 5.0

@@ -17,8 +17,7 @@ from tests.promises.oracle import violations
 from tests.promises.places import a_database, a_node
 from tests.servers import PostgresServer
 
-# In one process, which starts the servers of this module once.
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("one_order")]
+pytestmark = pytest.mark.servers
 
 WRITES = 700
 TENANTS = ("team-a", "team-b")

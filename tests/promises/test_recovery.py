@@ -18,8 +18,7 @@ from tests.promises.places import a_database, a_node
 from tests.servers import PostgresServer
 from tests.servers.ports import HOST
 
-# In one process, which starts the servers of this module once.
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("recovery")]
+pytestmark = pytest.mark.servers
 
 KEY = keys(1)[0]
 # The first write after PostgreSQL accepts connections again.
@@ -49,7 +48,7 @@ def test_writes_go_on_soon_after_every_one_of_many_crashes_of_postgres(
         node.start("--migrate")
         for number in range(3):
             crew.add(Writer(node, Ledger(), keys(6), seed=number))
-        for _ in range(5):
+        for _ in range(4):
             own_postgres.kill()
             own_postgres.start()
             wait_for_a_write(node)

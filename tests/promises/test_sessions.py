@@ -16,8 +16,7 @@ from tests.promises.oracle import violations
 from tests.promises.places import a_database, a_node
 from tests.servers import PostgresServer, RedisServer
 
-# In one process, which starts the servers of this module once.
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("sessions")]
+pytestmark = pytest.mark.servers
 
 KEYS = keys(8)
 KEY, OTHER = KEYS[0], KEYS[1]

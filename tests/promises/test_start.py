@@ -16,8 +16,7 @@ from tests.promises.crew import keys, new_url
 from tests.promises.places import SOURCE, a_database, a_node, workers_of
 from tests.servers import PostgresServer
 
-# In one process, which starts the servers of this module once.
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("start")]
+pytestmark = pytest.mark.servers
 
 ROUTES = keys(3)
 

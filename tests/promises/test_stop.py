@@ -26,8 +26,7 @@ from tests.promises.places import SOURCE, a_database, a_node, frozen, worker_beh
 from tests.servers import PostgresServer
 from tests.servers.ports import is_free
 
-# In one process, which starts the servers of this module once.
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("stop")]
+pytestmark = pytest.mark.servers
 
 KEY, OTHER, *_ = KEYS = keys(6)
 SLOW_COMMIT = """
