@@ -15,7 +15,7 @@ _ACQUIRE = """update leases set holder = :holder, token = token + 1, expires_at 
 _RENEW = """update leases set expires_at = {now} + :ttl_us
     where name = :name and holder = :holder and token = :token"""
 _PUBLISH = """update leases set published_revision = :revision
-    where name = :name and token = :token and published_revision <= :revision"""
+    where name = :name and token = :token"""
 _RELEASE = "update leases set expires_at = 0 where name = :name and holder = :holder and token = :token"
 _PUBLISHED = "select published_revision from leases where name = :name"
 # Served by the primary key of changes.

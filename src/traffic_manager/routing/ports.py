@@ -228,7 +228,8 @@ class Leases(Protocol):
         """Return True if the lease is still ours and now lasts *ttl_s* more."""
 
     def publish(self, lease: Lease, revision: int) -> bool:
-        """Record that all changes up to *revision* are published. False if the lease is no longer ours."""
+        """Record that all changes up to *revision* are published: further than before, or less far after a
+        restore. False if the lease is no longer ours."""
 
     def release(self, lease: Lease) -> None:
         """Let the next one have it at once; nothing if it is no longer ours."""
