@@ -20,7 +20,13 @@ from typing import TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.db.engines import SqlEngine, sqlite_settings
 from tests.routing.builders import AUTHOR, OTHER_EPOCH, OTHER_URL, URL, a_route
@@ -299,6 +305,11 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
 
     # -- what may happen
 
+    @initialize(followed=st.sets(workers))
+    def begin(self, followed: set[int]) -> None:
+        for worker in sorted(followed):
+            self.follow(worker)
+
     @rule(worker=workers, operation=operations(), followers=st.sets(workers))
     def write(self, worker: int, operation: Operation, followers: set[int]) -> None:
         self.expect_write([operation], lambda registry: registry.write(operation, AUTHOR), worker)
@@ -340,14 +351,16 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
     def follow(self, worker: int) -> None:
         self.run(self.step(self.workers[worker]))
 
-    @rule(worker=workers)
-    def restart(self, worker: int) -> None:
+    @rule(worker=workers, is_followed=st.booleans())
+    def restart(self, worker: int, is_followed: bool) -> None:
         old = self.workers[worker]
         for read in [read for read in self.slow if read.worker is old]:
             self.settle(read)
         self.run(self.close_worker(old))
         self.open_workers.remove(old)
         self.workers[worker] = self.run(self.new_worker())
+        if is_followed:
+            self.follow(worker)
 
     @rule()
     def flush_cache(self) -> None:
@@ -361,9 +374,11 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
     def restore_cache(self) -> None:
         self.cache.restore(self.image)
 
-    @rule(key=keys, as_of=st.integers(0, 9), url=st.sampled_from(["https://evil.example", None]))
-    def poison_cache(self, key: RouteKey, as_of: int, url: str | None) -> None:
-        self.cache.restore({**self.cache.image(), key: CachedRoute(OTHER_EPOCH, as_of, as_of, url)})
+    @rule(worker=workers, key=keys, url=st.sampled_from(["https://evil.example", None]))
+    def resolve_poisoned(self, worker: int, key: RouteKey, url: str | None) -> None:
+        poison = CachedRoute(OTHER_EPOCH, self.revision, self.revision, url)
+        self.cache.restore({**self.cache.image(), key: poison})
+        self.read(self.workers[worker], key)
 
     @rule(worker=workers, key=keys)
     def resolve_without_cache(self, worker: int, key: RouteKey) -> None:
@@ -553,7 +568,7 @@ def run_machine(machine: type[ReadsNeverGoBack], max_routes: int, examples: int)
 
 @pytest.mark.parametrize("max_routes", [100, 0], ids=["complete mirror", "no mirror"])
 def test_no_read_is_wrong_or_goes_back(max_routes: int) -> None:
-    run_machine(ReadsNeverGoBack, max_routes, examples=60)
+    run_machine(ReadsNeverGoBack, max_routes, examples=100)
 
 
 @pytest.mark.parametrize("max_routes", [100, 0], ids=["complete mirror", "no mirror"])
