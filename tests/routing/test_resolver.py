@@ -289,7 +289,7 @@ async def test_reader_who_goes_away_does_not_take_the_look_up_from_the_others() 
 @on_a_loop
 async def test_strong_read_does_not_join_an_older_look_up() -> None:
     store = MemoryStore()
-    async with reading(store, max_routes=0) as r:
+    async with reading(store, max_routes=0, synchronised=False) as r:
         slow = SlowReads(store)
         old = asyncio.ensure_future(r.resolve())
         await slow.until_held(1)
