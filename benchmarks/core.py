@@ -59,7 +59,7 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, PostgresServer() as postgres:
         on_postgres = dict(postgres.create_database("bench"))
-        two_workers = on_postgres | {"API_WORKERS": "2", "LOG_LEVEL": "WARNING"}
+        two_workers = on_postgres | {"API_WORKERS": "2"}
         with Node(Path(folder), two_workers).start("--migrate") as node:
             rows.append(_fill(node))
             rows += _resolve(node)
@@ -67,7 +67,7 @@ def main() -> None:
             rows.append(_import("PostgreSQL, 2 workers", node))
             node.stop()
             rows.append(_start(node, "PostgreSQL, 2 workers"))
-        with Node(Path(folder), {"LOG_LEVEL": "WARNING"}).start() as embedded:
+        with Node(Path(folder)).start() as embedded:
             rows += _write("SQLite", embedded, None)
             rows.append(_import("SQLite", embedded))
     _report(rows)

@@ -94,12 +94,13 @@ class Node:
         return self._process is not None and self._process.poll() is None
 
     def is_ready(self) -> bool:
-        """Return whether it says that it is ready; fails if it has ended."""
+        """Return whether it, and nobody else on its port, says that it is ready; fails if it has ended."""
         assert self.is_running(), f"the node ended by itself; its log:\n{self.log()}"
         try:
-            return httpx2.get(f"{self.url}/health/ready", timeout=2.0).status_code == 200
+            is_ready = httpx2.get(f"{self.url}/health/ready", timeout=2.0).status_code == 200
         except httpx2.HTTPError:
             return False
+        return is_ready and "listening" in self.log()
 
     def client(self, timeout_s: float = 10.0) -> httpx2.Client:
         """Return a client of this node's API; close it."""

@@ -20,19 +20,11 @@ _numbers = count(1)
 Found = TypeVar("Found")
 
 
-class OwnNode(Node):
-    """A node that is not mistaken for another one which took its port before it started."""
-
-    def is_ready(self) -> bool:
-        """Return whether it, and nobody else, says that it is ready."""
-        return super().is_ready() and '"event":"listening"' in self.log()
-
-
 def a_node(folder: Path, settings: Mapping[str, str] | None = None) -> Node:
     """Return a node that is not started, in a folder of its own below *folder* unless DB_PATH says otherwise."""
     place = folder / f"place-{next(_numbers)}"
     place.mkdir()
-    return OwnNode(place, {"PYTHONPATH": SOURCE, "DB_POOL_MAX": "6", **(settings or {})})
+    return Node(place, {"PYTHONPATH": SOURCE, "DB_POOL_MAX": "6", **(settings or {})})
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from pathlib import Path
@@ -18,13 +19,20 @@ def free_port() -> int:
     client that keeps reconnecting may get the server's port as its own and connect to itself, which blocks
     the restart. So the port comes from below that range, and from the kernel only if there is no room.
     """
-    highest = _first_ephemeral_port() - 1
-    for port in random.sample(range(LOWEST_PORT, highest + 1), k=50) if highest > LOWEST_PORT + 50 else []:
+    for port in random.sample(_candidates(), k=50):
         if is_free(port):
             return port
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
+
+
+def _candidates() -> range:
+    """Return the ports that are this test process's to take, so that two that run side by side never choose
+    the same one between looking and binding."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return range(LOWEST_PORT + own, max(_first_ephemeral_port(), LOWEST_PORT + 1000), processes)
 
 
 def is_free(port: int) -> bool:
