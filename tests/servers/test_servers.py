@@ -18,6 +18,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka.admin import AdminClient
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
 from tests.servers import KafkaServer, PostgresServer, RedisServer, Server, ServerStartError
 from tests.servers.ports import free_port
 
