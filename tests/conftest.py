@@ -10,41 +10,28 @@ from pathlib import Path
 import pytest
 
 from tests.node import Node
-from tests.servers import KafkaServer, NotInstalled, PostgresServer, RedisServer, Server
+from tests.servers import KafkaServer, PostgresServer, RedisServer, Server
+from tests.servers.fixtures import started
 
 _databases = count(1)
-
-
-def _started(server: Server) -> Iterator[Server]:
-    try:
-        server.start()
-    except NotInstalled as missing:
-        if os.environ.get("CI"):
-            pytest.fail(f"{missing}: in CI every server must be there")
-        pytest.skip(f"NEEDS A REAL SERVER: {missing}")
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     """A PostgreSQL that all tests of this process share; take a database of your own from it."""
-    yield from _started(PostgresServer())
+    yield from started(PostgresServer())
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Server]:
     """A Redis that all tests of this process share; keys of other tests may be in it."""
-    yield from _started(RedisServer())
+    yield from started(RedisServer())
 
 
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[Server]:
-    """A Kafka that all tests of this process share; take a topic of your own. Mark tests that use it with
-    `xdist_group("kafka")`, so that one process runs them all and no second Kafka is started."""
-    yield from _started(KafkaServer())
+    """A Kafka that all tests of this process share; take a topic of your own."""
+    yield from started(KafkaServer())
 
 
 @pytest.fixture

@@ -15,10 +15,8 @@ from tests.servers import PostgresServer, RedisServer
 # Grouped, so that with several test processes each kind of server is started in one of them.
 STACKS = (
     "sqlite_stack",
-    pytest.param("mirrored_stack", marks=[pytest.mark.servers, pytest.mark.xdist_group("api-mirrored")]),
-    pytest.param(
-        "cache_aside_stack", marks=[pytest.mark.servers, pytest.mark.xdist_group("api-cache-aside")]
-    ),
+    pytest.param("mirrored_stack", marks=pytest.mark.servers),
+    pytest.param("cache_aside_stack", marks=pytest.mark.servers),
 )
 
 

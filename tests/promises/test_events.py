@@ -24,7 +24,7 @@ from tests.promises.places import a_database, a_node, killed, soon
 from tests.servers import KafkaServer, PostgresServer
 from traffic_manager.routing.model import Change
 
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("kafka")]
+pytestmark = pytest.mark.servers
 
 KEYS = keys(10)
 TAKEOVER_S = 15.0

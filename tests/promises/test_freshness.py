@@ -16,7 +16,7 @@ from tests.promises.caller import Answer, Caller
 from tests.promises.crew import Reader, Writer, a_crew, keys, new_url
 from tests.promises.ledger import Ledger, Read
 from tests.promises.oracle import violations
-from tests.promises.places import OUTAGES, a_database, a_node, frozen, one_caller_per_worker, soon
+from tests.promises.places import OUTAGES, a_node, frozen, one_caller_per_worker, soon
 from tests.servers import PostgresServer
 from traffic_manager.routing.model import RouteKey
 
@@ -25,19 +25,6 @@ pytestmark = pytest.mark.servers
 KEYS = keys(8)
 KEY = KEYS[0]
 CHANGES = 60
-
-
-@pytest.fixture(scope="module")
-def database(own_postgres: PostgresServer) -> Iterator[dict[str, str]]:
-    """The settings for an empty database on a server that may be killed and frozen."""
-    with a_database(own_postgres) as settings:
-        yield settings
-
-
-@pytest.fixture(scope="module")
-def ledger() -> Ledger:
-    """All that was asked of that database."""
-    return Ledger()
 
 
 @pytest.fixture(scope="module")

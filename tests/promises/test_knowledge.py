@@ -14,20 +14,13 @@ import pytest
 from tests.node import Node, wait_until
 from tests.promises.caller import Answer, Caller, NoAnswer
 from tests.promises.crew import keys, new_url
-from tests.promises.places import OUTAGES, a_database, a_node, soon, worker_behind, workers_of
+from tests.promises.places import OUTAGES, a_node, soon, worker_behind, workers_of
 from tests.servers import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.servers
 
 KNOWN, UNCACHED, UNKNOWN, *_ = keys(8)
 READY_AFTER_S = 5.0
-
-
-@pytest.fixture(scope="module")
-def database(own_postgres: PostgresServer) -> Iterator[dict[str, str]]:
-    """The settings for a database on a server that may be killed and frozen."""
-    with a_database(own_postgres) as settings:
-        yield settings
 
 
 @pytest.fixture(scope="module")

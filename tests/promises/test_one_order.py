@@ -14,7 +14,7 @@ from tests.promises.caller import Caller
 from tests.promises.crew import PassOn, Reader, Writer, a_crew, keys, new_url
 from tests.promises.ledger import Ledger
 from tests.promises.oracle import violations
-from tests.promises.places import a_database, a_node
+from tests.promises.places import a_node
 from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.servers
@@ -51,19 +51,6 @@ class Tail(Thread):
         changes = answer.json["changes"]
         self.seen += [(change["revision"], change["correlation_id"]) for change in changes]
         return len(changes)
-
-
-@pytest.fixture(scope="module")
-def database(own_postgres: PostgresServer) -> Iterator[dict[str, str]]:
-    """The settings for an empty database."""
-    with a_database(own_postgres) as settings:
-        yield settings
-
-
-@pytest.fixture(scope="module")
-def ledger() -> Ledger:
-    """All that was asked of that database."""
-    return Ledger()
 
 
 @pytest.fixture(scope="module")

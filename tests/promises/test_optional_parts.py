@@ -15,7 +15,7 @@ from tests.promises.crew import keys, new_url
 from tests.promises.places import a_node, frozen, killed
 from tests.servers import KafkaServer, PostgresServer, RedisServer
 
-pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("kafka")]
+pytestmark = pytest.mark.servers
 
 KEY, UNKNOWN = keys(2)
 ROUNDS = 15

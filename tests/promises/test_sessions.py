@@ -13,7 +13,7 @@ from tests.promises.caller import Answer, Caller
 from tests.promises.crew import PassOn, Reader, Writer, a_crew, keys, new_url
 from tests.promises.ledger import Ledger
 from tests.promises.oracle import violations
-from tests.promises.places import a_database, a_node
+from tests.promises.places import a_node
 from tests.servers import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.servers
@@ -22,19 +22,6 @@ KEYS = keys(8)
 KEY, OTHER = KEYS[0], KEYS[1]
 # A node that has not asked for 50 ms may be behind: almost every round meets it.
 ROUNDS = 30
-
-
-@pytest.fixture(scope="module")
-def database(own_postgres: PostgresServer) -> Iterator[dict[str, str]]:
-    """The settings for an empty database."""
-    with a_database(own_postgres) as settings:
-        yield settings
-
-
-@pytest.fixture(scope="module")
-def ledger() -> Ledger:
-    """All that was asked of that database."""
-    return Ledger()
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from traffic_manager.api import pages, schemas
 from traffic_manager.api.changes import change_json
@@ -31,12 +31,33 @@ from traffic_manager.routing.operations import Author, Operation, Outcome, Verb
 
 router = APIRouter(prefix="/api/v1/routes", route_class=StrictRoute, tags=["routes"])
 
-IfMatch = Annotated[
-    str | None, Header(description="Only if the route has this ETag (`*`: if it exists), else 412.")
-]
-IfNoneMatch = Annotated[str | None, Header(description="`*`: only if the route does not exist, else 412.")]
 PageSize = Annotated[int, WHOLE_NUMBER, Query(ge=1, le=500, description="At most this many on a page.")]
 PageToken = Annotated[str | None, Query(description="`next_page_token` of the page before.")]
+
+
+class Preconditions(NamedTuple):
+    """What the route must be, by its tags; None: anything."""
+
+    if_match: frozenset[str] | None
+    if_none_match: frozenset[str] | None
+
+    def on(self, operation: Operation) -> Operation:
+        """Return *operation* with these preconditions."""
+        return replace(operation, if_match=self.if_match, if_none_match=self.if_none_match)
+
+
+async def _preconditions(
+    if_match: Annotated[
+        str | None, Header(description="Only if the route has this ETag (`*`: if it exists), else 412.")
+    ] = None,
+    if_none_match: Annotated[
+        str | None, Header(description="`*`: only if the route does not exist, else 412.")
+    ] = None,
+) -> Preconditions:
+    return Preconditions(tags_of(if_match, "If-Match"), tags_of(if_none_match, "If-None-Match"))
+
+
+GivenPreconditions = Annotated[Preconditions, Depends(_preconditions)]
 
 
 @router.get("/resolve", **documented(200, schemas.ResolveAnswer, 304, 400, 404, 412, 503))
@@ -79,12 +100,11 @@ async def create(
     body: schemas.RouteBody,
     parts: GivenParts,
     author: GivenAuthor,
-    if_match: IfMatch = None,
-    if_none_match: IfNoneMatch = None,
+    preconditions: GivenPreconditions,
 ) -> Response:
     """Create a route, active. 200 if the same active route exists, 409 if another one does."""
     operation = _operation(parts, Verb.CREATE, _names(body), body.url)
-    return await _write_one(parts, author, _conditional(operation, if_match, if_none_match))
+    return await _write_one(parts, author, preconditions.on(operation))
 
 
 @router.post("/activate", **documented(200, schemas.RouteAnswer, 400, 404, 412, 413, 415, 422, 503))
@@ -92,12 +112,11 @@ async def activate(
     body: schemas.KeyBody,
     parts: GivenParts,
     author: GivenAuthor,
-    if_match: IfMatch = None,
-    if_none_match: IfNoneMatch = None,
+    preconditions: GivenPreconditions,
 ) -> Response:
     """Let a route resolve. Nothing changes if it does already."""
     operation = _operation(parts, Verb.ACTIVATE, _names(body))
-    return await _write_one(parts, author, _conditional(operation, if_match, if_none_match))
+    return await _write_one(parts, author, preconditions.on(operation))
 
 
 @router.post("/deactivate", **documented(200, schemas.RouteAnswer, 400, 404, 412, 413, 415, 422, 503))
@@ -105,12 +124,11 @@ async def deactivate(
     body: schemas.KeyBody,
     parts: GivenParts,
     author: GivenAuthor,
-    if_match: IfMatch = None,
-    if_none_match: IfNoneMatch = None,
+    preconditions: GivenPreconditions,
 ) -> Response:
     """Keep a route, but let it resolve no more. Nothing changes if it does not already."""
     operation = _operation(parts, Verb.DEACTIVATE, _names(body))
-    return await _write_one(parts, author, _conditional(operation, if_match, if_none_match))
+    return await _write_one(parts, author, preconditions.on(operation))
 
 
 @router.post("/batch", **documented(200, schemas.BatchAnswer, 400, 404, 409, 412, 413, 415, 422, 503))
@@ -184,12 +202,11 @@ async def put(
     body: schemas.PutBody,
     parts: GivenParts,
     author: GivenAuthor,
-    if_match: IfMatch = None,
-    if_none_match: IfNoneMatch = None,
+    preconditions: GivenPreconditions,
 ) -> Response:
     """Make a route as wanted, whether it exists (200) or not (201)."""
     operation = _operation(parts, Verb.PUT, (tenant, service, env, version), body.url, body.is_active)
-    return await _write_one(parts, author, _conditional(operation, if_match, if_none_match))
+    return await _write_one(parts, author, preconditions.on(operation))
 
 
 @router.delete(
@@ -202,12 +219,11 @@ async def delete(
     version: str,
     parts: GivenParts,
     author: GivenAuthor,
-    if_match: IfMatch = None,
-    if_none_match: IfNoneMatch = None,
+    preconditions: GivenPreconditions,
 ) -> Response:
     """Remove a route. Its history stays."""
     operation = _operation(parts, Verb.DELETE, (tenant, service, env, version))
-    return await _write_one(parts, author, _conditional(operation, if_match, if_none_match))
+    return await _write_one(parts, author, preconditions.on(operation))
 
 
 @router.get(
@@ -302,14 +318,6 @@ def _operation(
     if problems:
         raise InvalidInput(*problems)
     return Operation(verb, key, url, is_active)
-
-
-def _conditional(operation: Operation, if_match: str | None, if_none_match: str | None) -> Operation:
-    return replace(
-        operation,
-        if_match=tags_of(if_match, "If-Match"),
-        if_none_match=tags_of(if_none_match, "If-None-Match"),
-    )
 
 
 def _operations(parts: Parts, bodies: Sequence[schemas.OperationBody]) -> list[Operation]:
