@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from traffic_manager.monitoring.logs import configure_logging
 from traffic_manager.monitoring.metrics import Metrics, clear, forget_worker
 from traffic_manager.outbox import Outbox
 from traffic_manager.worker import Worker, counters_of
-from traffic_manager.workers import Parent
+from traffic_manager.workers import EXIT_REFUSED, Parent
 
 # Beyond draining and finishing: closing pools, releasing the lease.
 _CLOSE_S = 15.0
@@ -53,7 +52,8 @@ def _serve(settings: Settings, migrate_first: bool) -> int:
     if settings.app.is_development:
         _print_welcome(settings)
     if settings.api.workers == 1:
-        return _run_worker(settings, listener, None, 0)
+        code = _run_worker(settings, listener, None, 0)
+        return 1 if code == EXIT_REFUSED else code
     return _run_workers(settings, listener)
 
 
@@ -61,7 +61,10 @@ def _check_database(settings: Settings) -> None:
     """Raise SchemaMismatch if the tables are wrong. A database that is away now is no reason not to start."""
     database = open_database(settings.db, counters_of(Metrics()))
     try:
-        check_schema(database)
+        connection = database.connect()
+        with connection.reading() as session:
+            check_schema(session, database.dialect)
+        connection.close()
     except SourceUnavailable as error:
         log.warning("database_away_at_start", reason=str(error))
 
@@ -101,16 +104,16 @@ def run_relay(settings: Settings) -> int:
     if not settings.kafka.bootstrap_servers:
         raise StartRefused("KAFKA_BOOTSTRAP_SERVERS: must be set to relay")
     _check_database(settings)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    # Before any thread starts, so that none of them takes a signal: a handler that set an event could meet
+    # this thread inside that event's lock.
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     metrics = Metrics()
     database = open_database(settings.db, counters_of(metrics))
     database.open()
     outbox = Outbox(settings.kafka, database, metrics)
     outbox.start_relay()
-    while not stop.wait(1.0):
-        pass
+    signal.sigwait(signals)
     outbox.close()
     database.close()
     return 0

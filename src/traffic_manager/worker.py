@@ -85,7 +85,7 @@ class Worker:
             build_app(parts, self._lifespan),
             settings.app.drain_s,
             draining=self._health.draining,
-            closing=self._follower.release_watchers,
+            closing=self._follower.close_watchers,
         )
 
     def run(self, listener: socket.socket) -> int:
@@ -100,10 +100,12 @@ class Worker:
         self._follower.start()
         self._registry.start()
         readiness = self._loop.create_task(self._turn_ready())
+        readiness.add_done_callback(_log_failure)
         try:
             yield
         finally:
             readiness.cancel()
+            await asyncio.gather(readiness, return_exceptions=True)
             # On threads: each waits for its own thread to end, and some of those wait for this loop.
             for close in self._closings():
                 await asyncio.to_thread(close)
@@ -119,7 +121,8 @@ class Worker:
     async def _turn_ready(self) -> None:
         """Turn ready once the mirror is synchronised; without a database keep trying, alive but not ready."""
         try:
-            await asyncio.wait_for(self._follower.synchronised.wait(), timeout=_SYNCHRONISE_PATIENCE_S)
+            async with asyncio.timeout(_SYNCHRONISE_PATIENCE_S):
+                await self._follower.synchronised.wait()
         except TimeoutError:
             log.warning("not_synchronised_yet", reason="the database cannot be reached")
         self._system.start()
@@ -155,7 +158,8 @@ class Worker:
         }
 
     def _check_database(self) -> CheckResult:
-        check_schema(self._database)
+        with self._database.reading() as session:
+            check_schema(session, self._database.dialect)
         stats = self._database.stats()
         pool = {
             "size": stats.size,
@@ -194,6 +198,11 @@ class Worker:
     def _measure_outbox(self) -> None:
         assert self._outbox is not None  # noqa: S101 a source only then
         self._outbox.measure_backlog(self._follower.head_revision)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("never_ready", exc_info=error)
 
 
 def counters_of(metrics: Metrics) -> Counters:

@@ -62,6 +62,20 @@ def test_secret_file_that_cannot_be_read_is_told_by_variable(monkeypatch: pytest
     assert "REDIS_PASSWORD_FILE: cannot be read" in problems_of(monkeypatch, REDIS_PASSWORD_FILE="/nowhere")
 
 
+def test_secret_file_may_be_named_in_the_env_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("from-a-file")
+    (tmp_path / ".env").write_text(f"DB_PASSWORD_FILE={tmp_path / 'secret'}\n")
+    password = load_settings(tmp_path / ".env").db.password
+    assert password is not None
+    assert password.get_secret_value() == "from-a-file"
+
+
+def test_contradiction_is_told_together_with_wrong_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = problems_of(monkeypatch, REDIS_PORT="none", API_WORKERS="2")
+    assert "REDIS_PORT:" in problems
+    assert "API_WORKERS:" in problems
+
+
 def test_environment_wins_over_the_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("API_PORT=9001\nLOG_LEVEL=DEBUG\n")
     monkeypatch.setenv("API_PORT", "9002")

@@ -195,7 +195,7 @@ def test_idle_connection_that_the_server_closed_is_not_lent(own_postgres_engine:
     own_postgres_engine.store.look_up([])
     with psycopg.connect(conninfo(own_postgres_engine.settings), autocommit=True) as other:
         other.execute(
-            """select pg_terminate_backend(pid) from pg_stat_activity
+            """select pg_terminate_backend(pid, 2000) from pg_stat_activity
             where datname = current_database() and pid <> pg_backend_pid()"""
         )
     assert own_postgres_engine.store.look_up([]).head.revision == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,9 @@ def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> DbSettings:
 
 def version_of(settings: DbSettings) -> str | None:
     """Return the version of the tables."""
-    return found_version(open_database(settings, Counts().counters))
+    database = open_database(settings, Counts().counters)
+    with closing(database.connect()) as connection, connection.reading() as session:
+        return found_version(session, database.dialect)
 
 
 def test_schema_version_is_the_newest_migration() -> None:
@@ -89,8 +92,12 @@ def test_names_compare_byte_by_byte_in_postgresql_whatever_the_database_says(
 def test_database_without_tables_is_refused_with_what_to_do(new_database: DbSettings) -> None:
     database = open_database(new_database, Counts().counters)
     database.open()
-    with pytest.raises(SchemaMismatch, match=r"version none.*run `traffic-manager migrate`"):
-        check_schema(database)
+    with (
+        closing(database.connect()) as connection,
+        connection.reading() as session,
+        pytest.raises(SchemaMismatch, match=r"version none.*run `traffic-manager migrate`"),
+    ):
+        check_schema(session, database.dialect)
     database.close()
 
 
@@ -98,8 +105,11 @@ def test_tables_of_another_version_are_refused_with_both_versions(new_database: 
     migrate(new_database)
     engine = SqlEngine(new_database)
     engine.run("update alembic_version set version_num = '9999'")
-    with pytest.raises(SchemaMismatch, match=f"version 9999, this program needs {SCHEMA_VERSION}"):
-        check_schema(engine.database)
+    with (
+        engine.database.reading() as session,
+        pytest.raises(SchemaMismatch, match=f"version 9999, this program needs {SCHEMA_VERSION}"),
+    ):
+        check_schema(session, engine.database.dialect)
     engine.close()
 
 

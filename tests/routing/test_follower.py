@@ -278,7 +278,7 @@ async def test_watcher_waits_no_longer_than_told_and_not_at_all_when_released() 
     async with following(MemoryStore()) as f:
         with f.follower.watching(NameFilter()) as watcher:
             await watcher.wait(above=0, timeout_s=0.01)
-            f.follower.release_watchers()
+            f.follower.close_watchers()
             async with asyncio.timeout(1):
                 await watcher.wait(above=0, timeout_s=60.0)
             assert watcher.seen == 0

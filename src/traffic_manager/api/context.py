@@ -53,8 +53,6 @@ class Parts:
         self, work: Callable[[], Result], at_least: Position | None, head_of: Callable[[Result], Head]
     ) -> Result:
         """Return what *work* reads from the database, not older than *at_least*."""
-        if at_least is not None:
-            await self.follower.reached(at_least.revision, CATCH_UP_S)
         result = await self.reads.run(work)
         if at_least is not None:
             head_of(result).check_reached(at_least)

@@ -23,6 +23,8 @@ Receive = Any
 Send = Any
 App = Any
 
+# As it was sent: an escaped path is not this one to the documented route either.
+_PATH = RESOLVE_PATH.encode()
 # The grammar of names without + (a space in a query) and without anything percent-encoded.
 _NAME = rb"([A-Za-z0-9](?:[A-Za-z0-9._~-]{0,126}[A-Za-z0-9])?)"
 _is_plain = re.compile(rb"tenant=%b&service=%b&env=%b&version=%b" % (_NAME, _NAME, _NAME, _NAME)).fullmatch
@@ -41,7 +43,7 @@ class Lane:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
-        if scope["type"] == "http" and scope["path"] == RESOLVE_PATH and scope["method"] == "GET":
+        if scope["type"] == "http" and scope["raw_path"] == _PATH and scope["method"] == "GET":
             answer = self._answer(scope)
             if answer is not None:
                 status, headers, body = answer

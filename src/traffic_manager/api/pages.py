@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Sequence
+from typing import TypeVar
 
 import orjson
 
@@ -17,6 +18,7 @@ from traffic_manager.errors import FieldProblem, InvalidInput
 from traffic_manager.routing.model import RouteKey
 
 Asked = Sequence[str | bool | None]
+Place = TypeVar("Place", RouteKey, int)
 
 
 def token_of(last: RouteKey | int, asked: Asked) -> str:
@@ -28,26 +30,29 @@ def token_of(last: RouteKey | int, asked: Asked) -> str:
 
 def key_after(token: str | None, asked: Asked) -> RouteKey | None:
     """Return the key that a page of routes begins after; None: from the start."""
-    place = _place(token, asked)
-    if place is None:
+    place = _place(token)
+    if token is None or place is None:
         return None
     if not isinstance(place, list) or not all(isinstance(name, str) for name in place) or len(place) != 4:
         raise _invalid()
     try:
-        return RouteKey.of(*place)
+        return _checked(RouteKey.of(*place), token, asked)
     except InvalidInput as error:
         raise _invalid() from error
 
 
 def revision_below(token: str | None, asked: Asked) -> int | None:
     """Return the revision that a page of history begins below; None: from the newest."""
-    place = _place(token, asked)
-    if place is None or (isinstance(place, int) and 0 < place < 2**53):
-        return place
-    raise _invalid()
+    place = _place(token)
+    if token is None or place is None:
+        return None
+    if type(place) is not int or not 0 < place < 2**53:
+        raise _invalid()
+    return _checked(place, token, asked)
 
 
-def _place(token: str | None, asked: Asked) -> object:
+def _place(token: str | None) -> object:
+    """Return what a token holds; whether it is ours is not known yet. None without a token."""
     if token is None:
         return None
     try:
@@ -55,12 +60,17 @@ def _place(token: str | None, asked: Asked) -> object:
         document = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
     except (ValueError, binascii.Error) as error:
         raise _invalid() from error
-    if not isinstance(document, list) or len(document) != 2 or document[0] != _digest(asked, document[1]):
+    if not isinstance(document, list) or len(document) != 2 or document[1] is None:
         raise _invalid()
-    # One place has one token: without this, unused bits at the end could be set.
-    if padded.rstrip(b"=") != base64.urlsafe_b64encode(orjson.dumps(document)).rstrip(b"="):
+    place: object = document[1]
+    return place
+
+
+def _checked(place: Place, token: str, asked: Asked) -> Place:
+    """Return *place* if *token* is the one token that we make for it, to the last bit."""
+    if token != token_of(place, asked):
         raise _invalid()
-    return document[1]
+    return place
 
 
 def _digest(asked: Asked, place: object) -> str:

@@ -71,10 +71,9 @@ class Server(uvicorn.Server):
             self._close_at = monotonic() + self._drain_s
             self._draining()
             log.info("draining", seconds=self._drain_s, signal=signal.Signals(sig).name)
-        elif self.should_exit:
-            self.force_exit = True
         else:
-            self._close_at = 0.0
+            self._closing()
+            self.should_exit = self.force_exit = True
 
     async def on_tick(self, counter: int) -> bool:
         """Return True when it is time to stop; called by uvicorn ten times a second."""

@@ -8,11 +8,12 @@ passed to the parts that need them; nothing reads the environment later. Each fi
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
+from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 from pydantic_settings import SettingsConfigDict as ConfigDict
@@ -242,33 +243,30 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
     """Return the settings of this process. Raises SettingsInvalid with every problem."""
     sections: dict[str, Section] = {}
     problems: list[str] = []
+    given = {**(dotenv_values(env_file) if env_file else {}), **os.environ}
     for name in Settings.sections:
         section = cast("type[Section]", Settings.model_fields[name].annotation)
-        from_files, unreadable = _secret_files(section)
+        from_files, unreadable = _secret_files(section, given)
         problems += unreadable
         try:
             # BaseSettings takes its own options as underscored arguments that mypy does not see.
             sections[name] = section(_env_file=env_file, **from_files)  # type: ignore[call-arg]
         except ValidationError as error:
             problems += _problems(section, error)
-    if not problems:
-        settings = Settings.model_validate(sections)
-        problems = [*_contradictions(settings), *_weaknesses(settings)]
+    problems += _contradictions(sections) + _weaknesses(sections)
     if problems:
         raise SettingsInvalid(problems)
-    return settings
+    return Settings.model_validate(sections)
 
 
-def _secret_files(section: type[Section]) -> tuple[dict[str, str], list[str]]:
+def _secret_files(
+    section: type[Section], given: Mapping[str, str | None]
+) -> tuple[dict[str, str], list[str]]:
     """Return the secrets given as `<NAME>_FILE`, as container platforms mount them, and what is wrong."""
     found: dict[str, str] = {}
     problems: list[str] = []
     for field, about in section.model_fields.items():
-        path = (
-            os.environ.get(f"{section.variable(field)}_FILE")
-            if "SecretStr" in str(about.annotation)
-            else None
-        )
+        path = given.get(f"{section.variable(field)}_FILE") if "SecretStr" in str(about.annotation) else None
         if path:
             try:
                 found[field] = Path(path).read_text().rstrip("\r\n")
@@ -285,28 +283,29 @@ def _problems(section: type[Section], error: ValidationError) -> list[str]:
     return found
 
 
-def _contradictions(settings: Settings) -> list[str]:
-    if settings.api.workers > 1 and not settings.db.is_postgres:
+def _contradictions(sections: Mapping[str, Section]) -> list[str]:
+    api, db = sections.get("api"), sections.get("db")
+    if isinstance(api, ApiSettings) and isinstance(db, DbSettings) and api.workers > 1 and not db.is_postgres:
         return ["API_WORKERS: must be 1 with SQLite; set DB_HOST to use PostgreSQL with more workers"]
     return []
 
 
-def _weaknesses(settings: Settings) -> list[str]:
+def _weaknesses(sections: Mapping[str, Section]) -> list[str]:
     """Return what development may do, but staging and production may not."""
-    if settings.app.is_development:
+    app = sections.get("app")
+    if not isinstance(app, AppSettings) or app.is_development:
         return []
     return [
         f"{variable}: is a sample value; set a secret of your own"
-        for variable, secret in secrets_of(settings).items()
+        for variable, secret in _secrets_of(sections.values()).items()
         if secret in SAMPLE_SECRETS
     ]
 
 
-def secrets_of(settings: Settings) -> Mapping[str, str]:
+def _secrets_of(sections: Iterable[Section]) -> Mapping[str, str]:
     """Return every secret that is set, by variable: for checks, never to be shown."""
     found = {}
-    for name in Settings.sections:
-        section: Section = getattr(settings, name)
+    for section in sections:
         for field, value in section:
             if isinstance(value, SecretStr):
                 found[section.variable(field)] = value.get_secret_value()

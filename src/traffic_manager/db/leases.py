@@ -15,7 +15,7 @@ _ACQUIRE = """update leases set holder = :holder, token = token + 1, expires_at 
 _RENEW = """update leases set expires_at = {now} + :ttl_us
     where name = :name and holder = :holder and token = :token"""
 _PUBLISH = """update leases set published_revision = :revision
-    where name = :name and token = :token"""
+    where name = :name and holder = :holder and token = :token"""
 _RELEASE = "update leases set expires_at = 0 where name = :name and holder = :holder and token = :token"
 _PUBLISHED = "select published_revision from leases where name = :name"
 # Served by the primary key of changes.
@@ -43,8 +43,7 @@ class SqlLeases:
 
     def publish(self, lease: Lease, revision: int) -> bool:
         """Record that all changes up to *revision* are published. False if the lease is no longer ours."""
-        with self._database.writing() as session:
-            return session.run(_PUBLISH, name=lease.name, token=lease.token, revision=revision) == 1
+        return self._run(_PUBLISH, lease, revision=revision)
 
     def release(self, lease: Lease) -> None:
         """Let the next one have it at once."""

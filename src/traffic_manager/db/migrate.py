@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from traffic_manager.config.settings import DbSettings
-from traffic_manager.db.pool import Database
+from traffic_manager.db.pool import Dialect
 from traffic_manager.db.schema import SCHEMA_VERSION
+from traffic_manager.db.session import Session
 from traffic_manager.errors import SchemaMismatch, StartRefused
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ def migrate(settings: DbSettings) -> str:
     return SCHEMA_VERSION
 
 
-def check_schema(database: Database) -> None:
+def check_schema(session: Session, dialect: Dialect) -> None:
     """Raise SchemaMismatch if the tables are not of this program's version."""
-    found = found_version(database)
+    found = found_version(session, dialect)
     if found != SCHEMA_VERSION:
         raise SchemaMismatch(
             f"the database's tables are of version {found or 'none'}, this program needs {SCHEMA_VERSION}: "
@@ -52,23 +53,17 @@ def check_schema(database: Database) -> None:
         )
 
 
-def found_version(database: Database) -> str | None:
+def found_version(session: Session, dialect: Dialect) -> str | None:
     """Return the version of the tables, None if there are none."""
     exists = (
         "select to_regclass('alembic_version')"
-        if database.dialect.name == "postgresql"
+        if dialect.name == "postgresql"
         else "select name from sqlite_master where name = 'alembic_version'"
     )
-    # On a connection of its own: this is asked before the pool is opened, too.
-    connection = database.connect()
-    try:
-        with connection.reading() as session:
-            row = session.row(exists)
-            if row is None or row[0] is None:
-                return None
-            version = session.row("select version_num from alembic_version")
-    finally:
-        connection.close()
+    row = session.row(exists)
+    if row is None or row[0] is None:
+        return None
+    version = session.row("select version_num from alembic_version")
     return str(version[0]) if version else None
 
 

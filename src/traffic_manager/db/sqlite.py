@@ -196,8 +196,9 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def _translated(counters: Counters) -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as error:
-        if translation := _translation(error.sqlite_errorcode & 0xFF):
+    except sqlite3.DatabaseError as error:
+        # Errors of the module itself, such as a closed connection's, have no code.
+        if translation := _translation(getattr(error, "sqlite_errorcode", 0) & 0xFF):
             counters.connection_error()
             raise translation from error
         raise
@@ -210,6 +211,8 @@ def _translation(code: int) -> SourceUnavailable | None:
         return StorageFull("the disk of the SQLite file is full")
     if code == sqlite3.SQLITE_READONLY:
         return StorageReadOnly("the SQLite file is read-only")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return SourceUnavailable("the SQLite file is damaged: restore it from a backup")
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
         return SourceUnavailable("the SQLite file cannot be read or written")
     return None

@@ -28,6 +28,9 @@ SLICE_CHANGES = 2000
 FRESH_S = 1.0
 _RETRY_FIRST_S = 0.1
 _RETRY_MOST_S = 1.0
+_STOP_S = 3.0
+
+Names = tuple[str | None, ...]
 
 log = structlog.get_logger(__name__)
 
@@ -66,12 +69,10 @@ class Watcher:
             except TimeoutError:
                 return
 
-    def notice(self, changes: Slice) -> None:
-        """Take note of the changes that match."""
-        for change in changes.changes:
-            if self.wanted.matches(change.key):
-                self.seen = change.revision
-                self._event.set()
+    def notice(self, revision: int) -> None:
+        """Take note that the change of *revision* matches."""
+        self.seen = revision
+        self._event.set()
 
     def release(self) -> None:
         """End all waiting, now and later."""
@@ -88,6 +89,7 @@ class Follower:
         self._events = events
         self._woken = threading.Event()
         self._is_stopping = False
+        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -105,11 +107,12 @@ class Follower:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and let everybody go who waits. Blocks until the poll under way has ended."""
+        """End the thread. Waits for the poll under way, but not for long: a table is read for up to a minute
+        when the database hangs, and the thread holds nothing that must be put away."""
         self._is_stopping = True
         self._woken.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_STOP_S)
 
     def wake(self, _revision: int = 0) -> None:
         """Poll now, because there is a change. From any thread."""
@@ -148,15 +151,19 @@ class Follower:
     @contextmanager
     def watching(self, wanted: NameFilter) -> Iterator[Watcher]:
         """Lend a watcher that notices changes from now on."""
-        watcher = Watcher(wanted, is_released=self._is_stopping)
+        watcher = Watcher(wanted, is_released=self._is_closing)
         self._watchers.add(watcher)
         try:
             yield watcher
         finally:
             self._watchers.discard(watcher)
 
-    def release_watchers(self) -> None:
-        """Let everybody go who waits for changes: their histories moved, or the server stops."""
+    def close_watchers(self) -> None:
+        """Let everybody go who waits for changes, now and later: the server stops."""
+        self._is_closing = True
+        self._release_watchers()
+
+    def _release_watchers(self) -> None:
         for watcher in self._watchers:
             watcher.release()
 
@@ -214,25 +221,25 @@ class Follower:
             if changes is None:
                 break
             self._on_loop(lambda changes=changes: self._apply(changes))  # type: ignore[misc] # bound now
-        self._at_head = began
+        if self._mirror.applied >= pulse.head.revision:
+            self._at_head = began
 
     def _is_fork(self, pulse: Pulse) -> bool:
         """Return whether the database has another past than the mirror: restored, swapped or failed over."""
         known = self._mirror.head
         if known is None:
             return False
-        is_same = (
+        return not (
             known.epoch == pulse.head.epoch
             and pulse.head.revision >= self._mirror.applied
             and pulse.chain in (None, self._mirror.chain)
         )
-        if not is_same:
-            self._events.fork()
-            log.error("history_fork", applied=self._mirror.applied, head=pulse.head.revision)
-        return not is_same
 
     def _reload(self, *, is_fork: bool = False) -> None:
         table = self._feed.table(self._mirror.max_routes, WINDOW_CHANGES)
+        if is_fork:
+            self._events.fork()
+            log.error("history_fork", applied=self._mirror.applied, head=table.head.revision)
         self._on_loop(lambda: self._load(table, is_fork))
 
     def _reload_safely(self) -> Exception | None:
@@ -264,7 +271,7 @@ class Follower:
         self.synchronised.set()
         self._let_go()
         if is_other:
-            self.release_watchers()
+            self._release_watchers()
         log.info("synchronised", revision=table.head.revision, routes=len(table.entries))
 
     def _apply(self, changes: Slice) -> None:
@@ -272,9 +279,20 @@ class Follower:
         assert head is not None  # noqa: S101 slices come after a table
         self._mirror.apply(changes)
         self._mirror.head = Head(head.epoch, head.epoch_number, changes.upto)
-        for watcher in self._watchers:
-            watcher.notice(changes)
+        self._tell_watchers(changes)
         self._let_go()
+
+    def _tell_watchers(self, changes: Slice) -> None:
+        """Tell each watcher of its newest match. Looks at every change once for each set of names that anybody
+        filters by, which are few, and not once for each watcher, who are many."""
+        newest: dict[Names, int] = {}
+        for asked in {tuple(name is not None for name in w.wanted.names) for w in self._watchers}:
+            for change in changes.changes:
+                names = zip(change.key, asked, strict=True)
+                newest[tuple(name if is_asked else None for name, is_asked in names)] = change.revision
+        for watcher in self._watchers:
+            if revision := newest.get(watcher.wanted.names):
+                watcher.notice(revision)
 
     def _let_go(self) -> None:
         still = []

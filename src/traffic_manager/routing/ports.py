@@ -35,14 +35,10 @@ class Head:
         """The head as a token."""
         return Position(self.epoch8, self.revision)
 
-    def check_same_history(self, wanted: Position) -> None:
-        """Raise EpochMismatch if *wanted* is a place in another history."""
+    def check_reached(self, wanted: Position) -> None:
+        """Raise EpochMismatch if *wanted* is of another history, NotYetReached if it lies in the future."""
         if wanted.epoch8 != self.epoch8:
             raise self._at_head(EpochMismatch(str(wanted), self.epoch8))
-
-    def check_reached(self, wanted: Position) -> None:
-        """Raise EpochMismatch as above, NotYetReached if *wanted* lies in the future."""
-        self.check_same_history(wanted)
         if self.revision < wanted.revision:
             raise self._at_head(NotYetReached(f"revision {wanted} does not exist yet"))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -73,7 +74,8 @@ class Registry:
     def rehearse(self, operations: Sequence[Operation], author: Author) -> Written:
         """Return what a batch would come to now, and write nothing. Reads the database on this thread."""
         sighting = self._store.look_up(keys_of(operations))
-        overlay = Overlay(sighting.head, 0, sighting.routes)
+        # This machine's clock: nothing of it is kept.
+        overlay = Overlay(sighting.head, time.time_ns() // 1000, sighting.routes)
         try:
             return Written(sighting.head, overlay.apply(operations, author, is_batch=True))
         except TrafficManagerError as error:

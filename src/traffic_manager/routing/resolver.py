@@ -82,11 +82,15 @@ class Resolver:
         source = Source.HIT if entry else Source.NEGATIVE
         return Answer(head.epoch8, as_of, entry, source, self._follower.stale_age_s())
 
+    def saw(self, key: RouteKey, sighting: Sighting) -> None:
+        """Take note that *key* was shown to somebody as *sighting* has it: resolves do not go back below."""
+        if self._mirror.head is None or self._mirror.head.epoch == sighting.head.epoch:
+            self._mirror.show(str(key), sighting.head.revision, _active(sighting, key))
+
     async def _has_reached(self, wanted: Position) -> bool:
         head = self._mirror.head
-        if head is None:
-            return False
-        head.check_same_history(wanted)
+        if head is None or wanted.epoch8 != head.epoch8:
+            return False  # the database knows its own history; the mirror may be a poll behind
         return await self._follower.reached(wanted.revision, CATCH_UP_S)
 
     async def _from_cache(self, key: RouteKey) -> Answer | None:
