@@ -39,7 +39,7 @@ class Node:
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         self.log_path = folder / f"node-{self.port}.log"
-        self._folder = folder
+        self.folder = folder
         own = {
             "API_HOST": HOST,
             "API_PORT": str(self.port),
@@ -55,7 +55,7 @@ class Node:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "traffic_manager.cli", "serve", *arguments],
-                cwd=self._folder,
+                cwd=self.folder,
                 env=self.environment,
                 stdout=log,
                 stderr=log,

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
@@ -13,9 +14,7 @@ from fastapi import FastAPI
 from traffic_manager.api.app import build_app
 from traffic_manager.api.context import Parts
 from traffic_manager.api.server import Server
-from traffic_manager.cache.redis_client import RedisClient
-from traffic_manager.cache.route_cache import RedisRouteCache
-from traffic_manager.config.settings import Settings
+from traffic_manager.config.settings import RedisSettings, Settings
 from traffic_manager.db.feed import SqlFeed
 from traffic_manager.db.migrate import check_schema
 from traffic_manager.db.pool import Counters, open_database
@@ -39,6 +38,10 @@ from traffic_manager.routing.resolver import Resolver
 from traffic_manager.routing.urls import UrlPolicy
 from traffic_manager.workers import EXIT_REFUSED
 
+if TYPE_CHECKING:
+    from traffic_manager.cache.redis_client import RedisClient
+    from traffic_manager.cache.route_cache import RedisRouteCache
+
 # Connections of the pool that are not for reads: writer, relay, probe.
 _RESERVED_CONNECTIONS = 3
 _READ_PATIENCE_S = 0.25
@@ -59,7 +62,7 @@ class Worker:
         self._mirror = Mirror(settings.app.mirror_max_routes)
         feed = SqlFeed(self._database, metrics.tm_bad_row_total.inc)
         self._follower = Follower(feed, self._mirror, _FollowerMetrics(metrics))
-        self._redis = RedisClient(settings.redis) if settings.redis.host else None
+        self._redis = _redis_client(settings.redis) if settings.redis.host else None
         self._reads = Bulkhead("read", settings.db.pool_max - _RESERVED_CONNECTIONS, _READ_PATIENCE_S)
         self._outbox = (
             Outbox(settings.kafka, self._database, metrics) if settings.kafka.bootstrap_servers else None
@@ -145,6 +148,8 @@ class Worker:
     def _route_cache(self) -> RedisRouteCache | None:
         if self._redis is None:
             return None
+        from traffic_manager.cache.route_cache import RedisRouteCache
+
         return RedisRouteCache(self._redis, self._settings.cache, self._rejected)
 
     def _rejected(self, reason: str) -> None:
@@ -198,6 +203,13 @@ class Worker:
     def _measure_outbox(self) -> None:
         assert self._outbox is not None  # noqa: S101 a source only then
         self._outbox.measure_backlog(self._follower.head_revision)
+
+
+def _redis_client(settings: RedisSettings) -> RedisClient:
+    # Here, because the client library is an extra that only users of Redis install.
+    from traffic_manager.cache.redis_client import RedisClient
+
+    return RedisClient(settings)
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

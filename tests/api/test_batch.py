@@ -297,3 +297,9 @@ def test_list_read_while_batches_come_never_shows_half_of_one(stack: Node, api: 
             _batch(api, *(_operation("put", k, url=f"https://l.example.com/{number}") for k in keys))
         is_over = True
     assert set(seen.result()) == {1}
+
+
+def test_rehearsed_route_shows_todays_times(api: httpx2.Client) -> None:
+    operation = {**a_fresh_key(), "operation": "create", "url": URL}
+    answer = api.post(BATCH, json={"dry_run": True, "operations": [operation]})
+    assert answer.json()["results"][0]["route"]["created_at"] > "2026"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import string
 
 import httpx2
@@ -166,3 +168,25 @@ def test_nonsense_for_a_page_token_is_refused(sqlite_api: httpx2.Client, token: 
     for path in (ROUTES, f"{path_of(a_fresh_key())}/history"):
         answer = sqlite_api.get(path, params={"page_token": token})
         assert (answer.status_code, fields_of(answer)) == (400, ["page_token"])
+
+
+@pytest.mark.parametrize(
+    "place",
+    [None, 7, "x", [], ["a", "b", "c", 4], [[["deep"] * 3] * 3] * 3, {"tenant": "a"}, 2**70],
+    ids=["null", "number", "text", "empty", "number among names", "nested", "object", "huge"],
+)
+@pytest.mark.parametrize("path", [ROUTES, "history"])
+def test_made_up_page_token_is_refused_whatever_it_holds(
+    api: httpx2.Client, path: str, place: object
+) -> None:
+    path = f"{path_of(a_fresh_key())}/history" if path == "history" else path
+    made_up = base64.urlsafe_b64encode(json.dumps(["0" * 8, place]).encode()).decode().rstrip("=")
+    answer = api.get(path, params={"page_token": made_up})
+    assert (answer.status_code, code_of(answer)) == (400, "invalid-page-token")
+
+
+def test_deeply_nested_page_token_is_refused(api: httpx2.Client) -> None:
+    document = f'["x",{"[" * 400}{"]" * 400}]'.encode()
+    token = base64.urlsafe_b64encode(document).decode().rstrip("=")
+    answer = api.get(ROUTES, params={"page_token": token})
+    assert (answer.status_code, code_of(answer)) == (400, "invalid-page-token")

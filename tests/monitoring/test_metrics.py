@@ -56,7 +56,7 @@ def test_a_series_exists_before_its_first_event(metrics: Metrics) -> None:
     shown = values(metrics.render())
     assert shown['kafka_events_published_total{action="deactivated"}'] == 0
     assert shown['tm_follower_polls_total{outcome="failed"}'] == 0
-    assert shown['tm_cache_rejected_total{reason="stale"}'] == 0
+    assert shown['tm_cache_rejected_total{reason="schema"}'] == 0
     assert shown[RESOLVE_200] == 0
 
 

@@ -285,6 +285,29 @@ async def test_watcher_waits_no_longer_than_told_and_not_at_all_when_released() 
 
 
 @on_a_loop
+async def test_watchers_of_different_names_each_notice_their_newest_match() -> None:
+    store = MemoryStore()
+    async with following(store) as f:
+        with (
+            f.follower.watching(NameFilter()) as everything,
+            f.follower.watching(NameFilter(service="a")) as by_service,
+            f.follower.watching(NameFilter(tenant="nobody", service="a")) as nothing,
+        ):
+            commit(store, create(a_key("a")), create(a_key("b")))
+            await f.follower.reached(2, 5.0)
+            assert (everything.seen, by_service.seen, nothing.seen) == (2, 1, 0)
+
+
+@on_a_loop
+async def test_watcher_that_comes_after_the_closing_does_not_wait() -> None:
+    async with following(MemoryStore()) as f:
+        f.follower.close_watchers()
+        with f.follower.watching(NameFilter()) as watcher:
+            async with asyncio.timeout(1):
+                await watcher.wait(above=0, timeout_s=60.0)
+
+
+@on_a_loop
 async def test_stop_gives_the_connection_back() -> None:
     store = MemoryStore()
     async with following(store):

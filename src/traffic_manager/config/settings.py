@@ -126,7 +126,8 @@ class DbSettings(Section):
     pool_min: Annotated[int, Field(ge=1, le=500)] = Field(2, description="Connections kept open per worker.")
     pool_max: Annotated[int, Field(ge=4, le=500)] = Field(
         10,
-        description="At most this many connections per worker, from 4; the follower has one more of its own.",
+        description="At most this many connections per worker, from 4; the follower has one more of its own, "
+        "and so has the relay while it leads.",
     )
     connection_timeout: Seconds = Field(2.0, description="Seconds to wait for a new connection.")
 

@@ -56,8 +56,6 @@ class CacheRejection(StrEnum):
     MALFORMED = "malformed"  # not something that we wrote
     SCHEMA = "schema"  # of another version of this program
     KEY = "key"  # of another route
-    EPOCH = "epoch"  # of another history of the database
-    STALE = "stale"  # something later is known here
 
 
 class PollOutcome(StrEnum):
