@@ -27,6 +27,7 @@ from traffic_manager.workers import EXIT_REFUSED, Parent
 
 # Beyond draining and finishing: closing pools, releasing the lease.
 _CLOSE_S = 15.0
+_DEFAULT_PORT = 8000
 
 log = structlog.get_logger(__name__)
 
@@ -122,7 +123,9 @@ def run_relay(settings: Settings) -> int:
 def _print_welcome(settings: Settings) -> None:
     host = "localhost" if settings.api.host in ("0.0.0.0", "::") else settings.api.host  # noqa: S104 a comparison
     base = f"http://{host}:{settings.api.port}"
-    sys.stderr.write(_WELCOME.format(base=base, where=_where(settings)))
+    # The commands ask port 8000 unless they are told otherwise: they must not change somebody else's server.
+    told = "" if settings.api.port == _DEFAULT_PORT else f"TM_URL={base} "
+    sys.stderr.write(_WELCOME.format(base=base, where=_where(settings), told=told))
     sys.stderr.flush()
 
 
@@ -137,8 +140,8 @@ Traffic Manager serves {base} ({where}). Try in another terminal:
     -d '{{"tenant": "team-a", "service": "payments", "env": "prod", "version": "v2",
          "url": "https://payments.example.com/v2"}}'
   curl "{base}/api/v1/routes/resolve?tenant=team-a&service=payments&env=prod&version=v2"
-  .venv/bin/traffic-manager routes import examples/aws-endpoints.csv
-  .venv/bin/traffic-manager changes --follow
+  {told}.venv/bin/traffic-manager routes import examples/aws-endpoints.csv
+  {told}.venv/bin/traffic-manager changes --follow
 
 The API: {base}/docs   Health: {base}/health/ready   Metrics: {base}/metrics   Stop: Ctrl-C
 

@@ -179,7 +179,7 @@ class Worker:
         is_up = asyncio.run_coroutine_threadsafe(self._redis.ping(), self._loop).result(timeout=2.0)
         self._metrics.cache_connected.set(is_up)
         if not is_up:
-            return CheckResult(CheckStatus.DEGRADED, "Redis does not answer; reads go to the database")
+            return CheckResult(CheckStatus.DEGRADED, "Redis does not answer; reads do without it")
         return CheckResult(CheckStatus.HEALTHY, "Cache is accessible")
 
     def _sources(self) -> dict[str, Source]:

@@ -17,7 +17,7 @@ from types import FrameType
 
 import structlog
 
-# A worker that ends with this could not start, and neither could another: the settings have to change.
+# A worker that ends with this could not start, and neither could its like: the settings have to change.
 EXIT_REFUSED = 78
 # A worker that lived this long was well; one that did not waits twice as long as the one before it.
 _WELL_AFTER_S = 10.0
@@ -83,7 +83,8 @@ class Parent:
         index = self._index_of.pop(pid)
         self._buried(index)
         code = os.waitstatus_to_exitcode(status)
-        if code == EXIT_REFUSED:
+        # A replacement's refusal is its own: the others have started, and answer from memory.
+        if code == EXIT_REFUSED and index not in self._delay_s:
             self._exit_code = 1
             self._stop()
         elif not self._is_stopping:

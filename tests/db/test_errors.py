@@ -97,6 +97,13 @@ def test_bug_in_a_statement_is_not_taken_for_an_outage(sql_engine: SqlEngine) ->
         sql_engine.rows("select no_such_column from routes")
 
 
+def test_missing_tables_are_an_outage_that_says_what_to_do(sql_engine: SqlEngine) -> None:
+    sql_engine.run("alter table routes rename to elsewhere")
+    with pytest.raises(SourceUnavailable, match="run `traffic-manager migrate`"):
+        sql_engine.store.look_up([a_key()])
+    sql_engine.run("alter table elsewhere rename to routes")
+
+
 # -- SQLite
 
 

@@ -70,3 +70,9 @@ def test_folder_that_cannot_be_made_is_refused_by_the_name_of_the_setting(tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(StartRefused, match="DB_PATH: "):
         FileLock(tmp_path / "file" / "routes.db").acquire()
+
+
+def test_folder_that_cannot_be_written_is_refused_by_variable_name() -> None:
+    # A folder in which nobody, not even root, can make a file.
+    with pytest.raises(StartRefused, match="DB_PATH: cannot write"):
+        FileLock(Path("/proc/routes.db")).acquire()

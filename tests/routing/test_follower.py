@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog
 
 from tests.routing.builders import (
     OTHER_EPOCH,
@@ -257,6 +258,19 @@ async def test_table_that_is_too_large_is_a_refusal() -> None:
     async with following(store, max_routes=1, wait=False) as f:
         await until(f.follower.synchronised.is_set)
         assert isinstance(f.follower.refusal, TableTooLarge)
+
+
+@on_a_loop
+async def test_table_that_outgrows_the_limit_is_told_once_and_followed_on() -> None:
+    store = MemoryStore()
+    async with following(store, max_routes=1) as f:
+        with structlog.testing.capture_logs() as logs:
+            commit(store, create(a_key("a")), create(a_key("b")))
+            await f.follower.reached(2, 5.0)
+            commit(store, create(a_key("c")))
+            assert await f.follower.reached(3, 5.0)
+        assert [line["limit"] for line in logs if line["event"] == "mirror_above_limit"] == [1]
+        assert len(f.mirror.entries) == 3
 
 
 @on_a_loop

@@ -83,8 +83,10 @@ def build_app(parts: Parts, lifespan: Lifespan) -> App:
     api.add_exception_handler(RequestValidationError, _on_invalid)
     api.add_exception_handler(HTTPException, _on_http_error)
     api.openapi = lambda: describe(api)  # type: ignore[method-assign] # FastAPI's documented way
-    api.add_middleware(RequestMonitoring, metrics=parts.metrics, on_error=_on_bug)
-    return Lane(api, parts)
+    has_access_log = parts.settings.api.access_log
+    api.add_middleware(RequestMonitoring, metrics=parts.metrics, on_error=_on_bug, access_log=has_access_log)
+    # The lane writes no lines: it would spend longer on them than on its answers.
+    return api if has_access_log else Lane(api, parts)
 
 
 def describe(api: FastAPI) -> dict[str, Any]:  # Any: a JSON document

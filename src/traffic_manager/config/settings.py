@@ -203,6 +203,9 @@ class ApiSettings(Section):
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="Worker processes; above 1 needs PostgreSQL."
     )
+    access_log: bool = Field(
+        False, description="Log every request; resolves then go the slower, documented way."
+    )
     docs: bool | None = Field(None, description="Serve `/docs`. Default: on, but off in production.")
 
 

@@ -37,7 +37,8 @@ def migrate(settings: DbSettings) -> str:
             _upgrade(connection)
             _grant(connection, settings)
     except DBAPIError as error:
-        raise StartRefused(f"migrate: {str(error.orig).strip()}") from error
+        where = "DB_HOST" if settings.is_postgres else f"DB_PATH: {settings.path}"
+        raise StartRefused(f"{where}: cannot migrate: {str(error.orig).strip()}") from error
     finally:
         engine.dispose()
     return SCHEMA_VERSION

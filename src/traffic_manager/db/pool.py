@@ -21,6 +21,8 @@ WRITE_DEADLINE_S = 1.9
 # The whole table is read in one statement; a million routes took 1.8 s.
 TABLE_DEADLINE_S = 60.0
 
+TABLES_WRONG = "the tables are missing or of another version: run `traffic-manager migrate`"
+
 
 @dataclass(frozen=True)
 class PoolStats:

@@ -23,6 +23,7 @@ from traffic_manager.db.pool import (
     LOCK_TIMEOUT_S,
     READ_DEADLINE_S,
     TABLE_DEADLINE_S,
+    TABLES_WRONG,
     WRITE_DEADLINE_S,
     Counters,
     Dialect,
@@ -269,5 +270,7 @@ def _translation(error: psycopg.Error) -> SourceUnavailable | None:
             return Busy("the database gave the statement up")
         case pg.IdleInTransactionSessionTimeout() | psycopg.InterfaceError() | psycopg.OperationalError():
             return SourceUnavailable()
+        case pg.UndefinedTable():
+            return SourceUnavailable(TABLES_WRONG)
         case _:
             return None

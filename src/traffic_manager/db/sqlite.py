@@ -20,7 +20,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from traffic_manager.config.settings import DbSettings
-from traffic_manager.db.pool import CHECKOUT_TIMEOUT_S, LOCK_TIMEOUT_S, Counters, Dialect, PoolStats
+from traffic_manager.db.pool import (
+    CHECKOUT_TIMEOUT_S,
+    LOCK_TIMEOUT_S,
+    TABLES_WRONG,
+    Counters,
+    Dialect,
+    PoolStats,
+)
 from traffic_manager.db.session import Cursor, Session
 from traffic_manager.errors import Busy, SourceUnavailable, StartRefused, StorageFull, StorageReadOnly
 
@@ -134,7 +141,10 @@ class FileLock:
     def acquire(self) -> None:
         """Take the lock. Raises StartRefused if another process has it."""
         make_folder(self._path)
-        file = self._path.open("w")
+        try:
+            file = self._path.open("w")
+        except OSError as error:
+            raise StartRefused(f"DB_PATH: cannot write {self._path}: {error.strerror}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -198,19 +208,22 @@ def _translated(counters: Counters) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         # Errors of the module itself, such as a closed connection's, have no code.
-        if translation := _translation(getattr(error, "sqlite_errorcode", 0) & 0xFF):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if translation := _translation(code, str(error)):
             counters.connection_error()
             raise translation from error
         raise
 
 
-def _translation(code: int) -> SourceUnavailable | None:
+def _translation(code: int, message: str) -> SourceUnavailable | None:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Busy("the SQLite file is locked by another process")
     if code == sqlite3.SQLITE_FULL:
         return StorageFull("the disk of the SQLite file is full")
     if code == sqlite3.SQLITE_READONLY:
         return StorageReadOnly("the SQLite file is read-only")
+    if code == sqlite3.SQLITE_ERROR and message.startswith("no such table"):
+        return SourceUnavailable(TABLES_WRONG)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return SourceUnavailable("the SQLite file is damaged: restore it from a backup")
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):

@@ -54,7 +54,8 @@ class RequestMonitoring:
     """Watches the requests that *app* answers.
 
     *clock*: monotonic seconds. *on_error* answers a request that failed unexpectedly, if no answer has begun.
-    *access_log*: write one line per request at level info, else at level debug.
+    *access_log*: write one line per request at level info, else at level debug; a failed one (5xx) always at
+    level warning.
     """
 
     def __init__(
@@ -104,6 +105,8 @@ class RequestMonitoring:
         endpoint, status = route_template(scope), answer.status or 500
         self._metrics.observe_request(scope["method"], endpoint, status, seconds)
         say = log.info if self._access_log else log.debug
+        if status >= 500:
+            say = log.warning
         say(
             "request_answered",
             method=_method(scope),

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import structlog
 
-from traffic_manager.errors import RevisionGap, SourceUnavailable, StartRefused
+from traffic_manager.errors import RevisionGap, SourceUnavailable, StartRefused, TableTooLarge
 from traffic_manager.routing.mirror import WINDOW_CHANGES, Mirror
 from traffic_manager.routing.ports import ChangeFeed, Head, NameFilter, Pulse, Slice, Table
 
@@ -95,6 +95,7 @@ class Follower:
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._watchers: set[Watcher] = set()
         self._is_failing = False
+        self._has_warned = False
         # Monotonic time at which the last poll began that left the mirror at the head.
         self._at_head: float | None = None
         self.head_revision = 0
@@ -185,7 +186,7 @@ class Follower:
         except StartRefused as refusal:
             self.refusal = self.refusal or refusal
             self._on_loop(self.synchronised.set)
-            return self._report(refusal)
+            return self._report(refusal, "table_refused")
         except RevisionGap as gap:
             self._events.gap()
             log.error("revision_gap", expected=gap.expected, found=gap.found)
@@ -198,11 +199,11 @@ class Follower:
         self._is_failing = False
         return True
 
-    def _report(self, error: Exception) -> bool:
+    def _report(self, error: Exception, event: str = "source_lost") -> bool:
         self._events.polled(False)
         if not self._is_failing:
             is_bug = not isinstance(error, SourceUnavailable | StartRefused | RevisionGap)
-            log.warning("source_lost", reason=str(error), exc_info=is_bug)
+            log.warning(event, reason=str(error), cause=_first_line(error.__cause__), exc_info=is_bug)
         self._is_failing = True
         return False
 
@@ -279,8 +280,16 @@ class Follower:
         assert head is not None  # noqa: S101 slices come after a table
         self._mirror.apply(changes)
         self._mirror.head = Head(head.epoch, head.epoch_number, changes.upto)
+        self._warn_if_too_large()
         self._tell_watchers(changes)
         self._let_go()
+
+    def _warn_if_too_large(self) -> None:
+        """Say once that the next start will be refused; until then the mirror goes on above its limit."""
+        limit = self._mirror.max_routes
+        if limit and len(self._mirror.entries) > limit and not self._has_warned:
+            self._has_warned = True
+            log.warning("mirror_above_limit", limit=limit, reason=str(TableTooLarge(limit)))
 
     def _tell_watchers(self, changes: Slice) -> None:
         """Tell each watcher of its newest match. Looks at every change once for each set of names that anybody
@@ -304,3 +313,8 @@ class Follower:
             else:
                 still.append((revision, future))
         self._waiting = still
+
+
+def _first_line(cause: BaseException | None) -> str | None:
+    """Return what the driver said, for whoever has to repair it; drivers name hosts and roles, not secrets."""
+    return str(cause).strip().partition("\n")[0] if cause else None
