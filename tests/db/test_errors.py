@@ -107,6 +107,15 @@ def test_missing_tables_are_an_outage_that_says_what_to_do(sql_engine: SqlEngine
 # -- SQLite
 
 
+def test_sqlite_statement_that_takes_too_long_is_ended(sqlite_engine: SqlEngine) -> None:
+    endless = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n"
+    began = time.monotonic()
+    with pytest.raises(Busy), sqlite_engine.database.reading() as session:
+        session.rows(endless)
+    assert time.monotonic() - began < 3.0
+    assert sqlite_engine.store.look_up([]).head.revision == 0
+
+
 def test_sqlite_file_locked_by_another_process_refuses_writes_in_time_and_serves_reads(
     sqlite_engine: SqlEngine,
 ) -> None:

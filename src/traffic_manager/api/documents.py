@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from traffic_manager.api.problems import INTERNAL, PROBLEMS
-from traffic_manager.api.schemas import ProblemAnswer
+from traffic_manager.api.schemas import ProblemAnswer, ResolveAnswer, RouteAnswer
 
 _REFUSALS = {
     400: "The request is ill-formed; `errors` names each field",
@@ -15,42 +15,44 @@ _REFUSALS = {
     414: "Path and query are too long",
     415: "The body is not uncompressed `application/json`",
 }
+
+
+def _header(description: str) -> dict[str, Any]:  # Any: a JSON document
+    return {"description": description, "schema": {"type": "string"}}
+
+
 _HEADERS = {
-    "TM-Revision": {
-        "description": "The revision that the answer was true at, or that the write made.",
-        "schema": {"type": "string"},
-    },
-    "X-Correlation-ID": {"description": "The id of this request.", "schema": {"type": "string"}},
+    "TM-Revision": _header("The revision that the answer was true at, or that the write made."),
+    "X-Correlation-ID": _header("The id of this request."),
 }
+_TAG = {"ETag": _header("The route's tag.")}
+_FLAGS = {
+    "TM-Stale": _header("`?1` if the database has been out of reach for over a second."),
+    "Age": _header("For how many seconds it has been so."),
+}
+_LOCATION = {"Location": _header("The path of the new route.")}
+_RETRY = {"Retry-After": _header("Try again after so many seconds.")}
 
 
 def documented(
     status: int, model: type[BaseModel] | None, *others: int, also_201: bool = False
 ) -> dict[str, Any]:  # Any: arguments of FastAPI's decorators
     """Return the arguments of a route's decorator: *model* with *status*, problems with the *others*."""
-    success: dict[str, Any] = {"description": "Done", "headers": _HEADERS | _success_headers(status)}
+    headers = _HEADERS | (_TAG if model in (ResolveAnswer, RouteAnswer) else {})
+    headers |= _FLAGS if model is ResolveAnswer else {}
+    success: dict[str, Any] = {"description": "Done", "headers": headers}
     if model:
         success["model"] = model
     responses: dict[int | str, dict[str, Any]] = {status: success}
-    if also_201:
-        responses[201] = success | {"description": "Created"}
+    if also_201 or status == 201:
+        responses[201] = success | {"description": "Created", "headers": headers | _LOCATION}
     if status == 201 and model:
         responses[200] = success | {"description": "It was so already: nothing changed"}
     for other in (*others, 414, 500):
-        responses[other] = _not_modified() if other == 304 else _problem(other)
+        responses[other] = _problem(other)
+    if 304 in others:
+        responses[304] = {"description": "The route still has this tag", "headers": headers}
     return {"responses": responses}
-
-
-def _success_headers(status: int) -> dict[str, Any]:
-    if status == 204:
-        return {}
-    return {
-        "ETag": {"description": "The route's tag, where the answer is one.", "schema": {"type": "string"}}
-    }
-
-
-def _not_modified() -> dict[str, Any]:
-    return {"description": "The route still has this tag", "headers": _HEADERS}
 
 
 def _problem(status: int) -> dict[str, Any]:
@@ -59,4 +61,6 @@ def _problem(status: int) -> dict[str, Any]:
         titles = {INTERNAL.title}
     description = _REFUSALS.get(status) or "; ".join(sorted(titles))
     schema = {"$ref": f"#/components/schemas/{ProblemAnswer.__name__}"}
-    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
+    content = {"application/problem+json": {"schema": schema}}
+    headers = _RETRY if status == 503 else {}
+    return {"description": description, "headers": headers, "content": content}

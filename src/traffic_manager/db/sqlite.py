@@ -23,6 +23,7 @@ from traffic_manager.config.settings import DbSettings
 from traffic_manager.db.pool import (
     CHECKOUT_TIMEOUT_S,
     LOCK_TIMEOUT_S,
+    READ_DEADLINE_S,
     TABLES_WRONG,
     Counters,
     Dialect,
@@ -32,6 +33,8 @@ from traffic_manager.db.session import Cursor, Session
 from traffic_manager.errors import Busy, SourceUnavailable, StartRefused, StorageFull, StorageReadOnly
 
 _WAL_MAX_BYTES = 64 * 1024 * 1024
+# About a millisecond of work.
+_STEPS_BETWEEN_LOOKS = 50_000
 
 
 class SqliteDatabase:
@@ -67,7 +70,7 @@ class SqliteDatabase:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """Lend a connection for single statements."""
-        with self._checkout() as connection, _translated(self._counters):
+        with self._checkout() as connection, _translated(self._counters), _limited(connection):
             yield _session(connection, self._counters)
 
     @contextmanager
@@ -191,6 +194,17 @@ def _unchanged(statement: str) -> str:
 
 
 @contextmanager
+def _limited(connection: sqlite3.Connection) -> Iterator[None]:
+    """End a statement that works past the deadline, such as a scan of a long log."""
+    deadline = time.monotonic() + READ_DEADLINE_S
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
+    try:
+        yield
+    finally:
+        connection.set_progress_handler(None, 0)
+
+
+@contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("begin immediate")
     try:
@@ -218,6 +232,8 @@ def _translated(counters: Counters) -> Iterator[None]:
 def _translation(code: int, message: str) -> SourceUnavailable | None:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Busy("the SQLite file is locked by another process")
+    if code == sqlite3.SQLITE_INTERRUPT:
+        return Busy("the statement took too long")
     if code == sqlite3.SQLITE_FULL:
         return StorageFull("the disk of the SQLite file is full")
     if code == sqlite3.SQLITE_READONLY:
