@@ -144,7 +144,8 @@ def wait_for(ledger: Ledger, *, writes: int) -> None:
 def test_a_read_that_must_be_new_is_refused_rather_than_answered_old(
     nodes: list[Node], own_postgres: PostgresServer
 ) -> None:
-    caller = Caller(nodes[0])
+    caller, url = Caller(nodes[0]), new_url()
+    wait_until(lambda: caller.put(KEY, url) and is_shown(caller, KEY, url), 5.0, "an active route")
     token = caller.resolve(KEY).headers["tm-revision"]
     epoch8, _, revision = token.partition(".")
     with frozen(own_postgres):
