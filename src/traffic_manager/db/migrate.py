@@ -19,6 +19,7 @@ _GRANTS = (
     "grant usage on schema public to {role}",
     "grant select, insert, update, delete on routes, leases to {role}",
     "grant select, insert on changes to {role}",
+    "grant select, insert, update on api_keys to {role}",
     "grant select on meta, alembic_version to {role}",
 )
 

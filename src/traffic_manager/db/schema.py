@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 # The Alembic revision that this program works with; a test holds it equal to the newest migration.
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 
 metadata = MetaData(
     naming_convention={"pk": "pk_%(table_name)s", "ix": "ix_%(table_name)s_%(column_0_N_name)s"}
@@ -57,6 +57,8 @@ changes = Table(
     Column("occurred_at", BigInteger, nullable=False),
     Column("chain", LargeBinary(32), nullable=False),
     Column("chain_version", Integer, nullable=False),
+    # What a change of another kind than `route` is about, as JSON text; part of the chain from version 2 on.
+    Column("detail", Text),
     # History of a route, and the filters of /changes that begin with the tenant.
     Index("ix_changes_key", "tenant", "service", "env", "version", "revision"),
 )
@@ -79,4 +81,17 @@ leases = Table(
     Column("token", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("published_revision", BigInteger, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("owner", _Name, nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),  # HMAC-SHA256 of the secret; see ADR
+    Column("grants", Text, nullable=False),  # JSON: [[role, tenant, env], ...]
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
 )
