@@ -36,6 +36,7 @@ from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.registry import Registry
 from traffic_manager.routing.resolver import Resolver
 from traffic_manager.routing.urls import UrlPolicy
+from traffic_manager.routing.watchers import Watchers
 from traffic_manager.workers import EXIT_REFUSED
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Worker:
         store = SqlStore(self._database)
         self._mirror = Mirror(settings.app.mirror_max_routes)
         feed = SqlFeed(self._database, metrics.tm_bad_row_total.inc)
-        self._follower = Follower(feed, self._mirror, _FollowerMetrics(metrics))
+        self._watchers = Watchers()
+        self._follower = Follower(feed, self._mirror, _FollowerMetrics(metrics), self._watchers)
         self._redis = _redis_client(settings.redis) if settings.redis.host else None
         self._reads = Bulkhead("read", settings.db.pool_max - _RESERVED_CONNECTIONS, _READ_PATIENCE_S)
         self._outbox = (
@@ -78,6 +80,7 @@ class Worker:
             health=self._health,
             mirror=self._mirror,
             follower=self._follower,
+            watchers=self._watchers,
             resolver=Resolver(self._mirror, self._follower, self._route_cache(), store, self._reads),
             registry=self._registry,
             store=store,
@@ -88,7 +91,7 @@ class Worker:
             build_app(parts, self._lifespan),
             settings.app.drain_s,
             draining=self._health.draining,
-            closing=self._follower.close_watchers,
+            closing=self._watchers.close,
         )
 
     def run(self, listener: socket.socket) -> int:

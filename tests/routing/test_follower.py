@@ -27,6 +27,7 @@ from traffic_manager.routing import follower as follower_module
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.ports import Entry, NameFilter
+from traffic_manager.routing.watchers import Watchers
 
 KEY = str(a_key())
 
@@ -58,7 +59,8 @@ class Following:
         self.store = store
         self.mirror = Mirror(max_routes)
         self.events = Events()
-        self.follower = Follower(store, self.mirror, self.events)
+        self.watchers = Watchers()
+        self.follower = Follower(store, self.mirror, self.events, self.watchers)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -171,7 +173,7 @@ async def test_other_epoch_is_a_fork_and_releases_the_watchers() -> None:
     store = MemoryStore()
     commit(store, create())
     async with following(store) as f:
-        with f.follower.watching(NameFilter()) as watcher:
+        with f.watchers.watching(NameFilter()) as watcher:
             store.begin_epoch(OTHER_EPOCH)
             await until(lambda: f.mirror.head and f.mirror.head.epoch == OTHER_EPOCH)
             await until(lambda: watcher.is_released)
@@ -277,7 +279,7 @@ async def test_table_that_outgrows_the_limit_is_told_once_and_followed_on() -> N
 async def test_watcher_notices_what_matches_and_nothing_else() -> None:
     store = MemoryStore()
     async with following(store) as f:
-        with f.follower.watching(NameFilter(service="mine")) as watcher:
+        with f.watchers.watching(NameFilter(service="mine")) as watcher:
             commit(store, create(a_key("other")))
             await f.follower.reached(1, 5.0)
             assert watcher.seen == 0
@@ -290,9 +292,9 @@ async def test_watcher_notices_what_matches_and_nothing_else() -> None:
 @on_a_loop
 async def test_watcher_waits_no_longer_than_told_and_not_at_all_when_released() -> None:
     async with following(MemoryStore()) as f:
-        with f.follower.watching(NameFilter()) as watcher:
+        with f.watchers.watching(NameFilter()) as watcher:
             await watcher.wait(above=0, timeout_s=0.01)
-            f.follower.close_watchers()
+            f.watchers.close()
             async with asyncio.timeout(1):
                 await watcher.wait(above=0, timeout_s=60.0)
             assert watcher.seen == 0
@@ -303,9 +305,9 @@ async def test_watchers_of_different_names_each_notice_their_newest_match() -> N
     store = MemoryStore()
     async with following(store) as f:
         with (
-            f.follower.watching(NameFilter()) as everything,
-            f.follower.watching(NameFilter(service="a")) as by_service,
-            f.follower.watching(NameFilter(tenant="nobody", service="a")) as nothing,
+            f.watchers.watching(NameFilter()) as everything,
+            f.watchers.watching(NameFilter(service="a")) as by_service,
+            f.watchers.watching(NameFilter(tenant="nobody", service="a")) as nothing,
         ):
             commit(store, create(a_key("a")), create(a_key("b")))
             await f.follower.reached(2, 5.0)
@@ -315,8 +317,8 @@ async def test_watchers_of_different_names_each_notice_their_newest_match() -> N
 @on_a_loop
 async def test_watcher_that_comes_after_the_closing_does_not_wait() -> None:
     async with following(MemoryStore()) as f:
-        f.follower.close_watchers()
-        with f.follower.watching(NameFilter()) as watcher:
+        f.watchers.close()
+        with f.watchers.watching(NameFilter()) as watcher:
             async with asyncio.timeout(1):
                 await watcher.wait(above=0, timeout_s=60.0)
 

@@ -66,6 +66,7 @@ from traffic_manager.routing.ports import (
 )
 from traffic_manager.routing.registry import Registry
 from traffic_manager.routing.resolver import Answer, Resolver
+from traffic_manager.routing.watchers import Watchers
 
 Result = TypeVar("Result")
 WINDOW = 1
@@ -258,7 +259,7 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
     async def new_worker(self) -> Worker:
         mirror = Mirror(self.max_routes)
         feed = SteppedFeed(self.make_feed(), self.store, self.loop)
-        follower = Follower(feed, mirror, feed)
+        follower = Follower(feed, mirror, feed, Watchers())
         reads = Bulkhead("read", MOST_SLOW_READS + 2, 5.0)
         resolver = Resolver(mirror, follower, self.cache, self.store, reads)
         worker = Worker(mirror, follower, feed, reads, resolver, Registry(self.store, follower.wake))

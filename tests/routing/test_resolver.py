@@ -35,6 +35,7 @@ from traffic_manager.routing.model import Position, RouteKey
 from traffic_manager.routing.operations import Operation
 from traffic_manager.routing.ports import CachedRoute, Entry
 from traffic_manager.routing.resolver import Answer, Resolver, Source
+from traffic_manager.routing.watchers import Watchers
 
 EPOCH8 = EPOCH[:8]
 EVIL = "https://evil.example"
@@ -65,7 +66,7 @@ async def reading(
 ) -> AsyncIterator[Reading]:
     """Run a resolver over *store*. Not synchronised: its follower never starts."""
     mirror, cache, reads = Mirror(max_routes), MemoryCache(), Bulkhead("read", 8, 5.0)
-    follower = Follower(store, mirror, Events())
+    follower = Follower(store, mirror, Events(), Watchers())
     if synchronised:
         follower.start()
         await until(lambda: follower.staleness_s() is not None)

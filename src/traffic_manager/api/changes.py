@@ -37,7 +37,7 @@ async def changes(
     """Return changes in their order. With `wait` the answer comes when there is one, or when time is up."""
     given = _given(after)
     # The watcher is there before the first read: what comes between the read and the wait is noticed.
-    with parts.follower.watching(wanted) as watcher:
+    with parts.watchers.watching(wanted) as watcher:
         page = await _read(parts, wanted, given, limit, at_least)
         if wait and not page.changes:
             await watcher.wait(page.head.revision, wait)

@@ -25,6 +25,7 @@ from traffic_manager.routing.ports import Head, NameFilter, RouteStore
 from traffic_manager.routing.registry import Registry, Written
 from traffic_manager.routing.resolver import CATCH_UP_S, Resolver
 from traffic_manager.routing.urls import UrlPolicy
+from traffic_manager.routing.watchers import Watchers
 
 Result = TypeVar("Result")
 
@@ -41,6 +42,7 @@ class Parts:
     health: Health
     mirror: Mirror
     follower: Follower
+    watchers: Watchers
     resolver: Resolver
     registry: Registry
     store: RouteStore

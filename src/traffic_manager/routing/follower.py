@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Protocol
 
@@ -19,7 +18,8 @@ import structlog
 
 from traffic_manager.errors import RevisionGap, SourceUnavailable, StartRefused, TableTooLarge
 from traffic_manager.routing.mirror import WINDOW_CHANGES, Mirror
-from traffic_manager.routing.ports import ChangeFeed, Head, NameFilter, Pulse, Slice, Table
+from traffic_manager.routing.ports import ChangeFeed, Head, Pulse, Slice, Table
+from traffic_manager.routing.watchers import Watchers
 
 POLL_S = 0.05
 # A slice must hold the largest batch (1,000); 100,000 changes were caught up in 0.3 s in slices of 2,000.
@@ -29,8 +29,6 @@ FRESH_S = 1.0
 _RETRY_FIRST_S = 0.1
 _RETRY_MOST_S = 1.0
 _STOP_S = 3.0
-
-Names = tuple[str | None, ...]
 
 log = structlog.get_logger(__name__)
 
@@ -48,44 +46,13 @@ class FollowerEvents(Protocol):
         """The database went on with another history."""
 
 
-@dataclass(eq=False)
-class Watcher:
-    """Waits, on the event loop, for changes that match a filter. *seen* is the last one's revision."""
-
-    wanted: NameFilter
-    seen: int = 0
-    is_released: bool = False
-    _event: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def wait(self, above: int, timeout_s: float) -> None:
-        """Return when a matching change above revision *above* was applied, or time is up."""
-        deadline = monotonic() + timeout_s
-        while self.seen <= above and not self.is_released:
-            self._event.clear()
-            try:
-                # Not wait_for: in Python 3.11 it swallows a cancellation that comes with the event.
-                async with asyncio.timeout(deadline - monotonic()):
-                    await self._event.wait()
-            except TimeoutError:
-                return
-
-    def notice(self, revision: int) -> None:
-        """Take note that the change of *revision* matches."""
-        self.seen = revision
-        self._event.set()
-
-    def release(self) -> None:
-        """End all waiting, now and later."""
-        self.is_released = True
-        self._event.set()
-
-
 class Follower:
-    """Keeps *mirror* at the head of *feed*."""
+    """Keeps *mirror* at the head of *feed*, and tells *watchers* of what it applied."""
 
-    def __init__(self, feed: ChangeFeed, mirror: Mirror, events: FollowerEvents) -> None:
+    def __init__(self, feed: ChangeFeed, mirror: Mirror, events: FollowerEvents, watchers: Watchers) -> None:
         self._feed = feed
         self._mirror = mirror
+        self._watchers = watchers
         self._events = events
         self._woken = threading.Event()
         self._is_stopping = False
@@ -93,7 +60,6 @@ class Follower:
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-        self._watchers: set[Watcher] = set()
         self._is_failing = False
         self._has_warned = False
         # Monotonic time at which the last poll began that left the mirror at the head.
@@ -148,25 +114,6 @@ class Follower:
             with suppress(ValueError):
                 self._waiting.remove(waiter)
         return self._mirror.applied >= revision
-
-    @contextmanager
-    def watching(self, wanted: NameFilter) -> Iterator[Watcher]:
-        """Lend a watcher that notices changes from now on."""
-        watcher = Watcher(wanted, is_released=self._is_closing)
-        self._watchers.add(watcher)
-        try:
-            yield watcher
-        finally:
-            self._watchers.discard(watcher)
-
-    def close_watchers(self) -> None:
-        """Let everybody go who waits for changes, now and later: the server stops."""
-        self._is_closing = True
-        self._release_watchers()
-
-    def _release_watchers(self) -> None:
-        for watcher in self._watchers:
-            watcher.release()
 
     def _run(self) -> None:
         retry_s = _RETRY_FIRST_S
@@ -272,7 +219,7 @@ class Follower:
         self.synchronised.set()
         self._let_go()
         if is_other:
-            self._release_watchers()
+            self._watchers.reloaded()
         log.info("synchronised", revision=table.head.revision, routes=len(table.entries))
 
     def _apply(self, changes: Slice) -> None:
@@ -281,7 +228,7 @@ class Follower:
         self._mirror.apply(changes)
         self._mirror.head = Head(head.epoch, head.epoch_number, changes.upto)
         self._warn_if_too_large()
-        self._tell_watchers(changes)
+        self._watchers.applied(changes.changes)
         self._let_go()
 
     def _warn_if_too_large(self) -> None:
@@ -290,18 +237,6 @@ class Follower:
         if limit and len(self._mirror.entries) > limit and not self._has_warned:
             self._has_warned = True
             log.warning("mirror_above_limit", limit=limit, reason=str(TableTooLarge(limit)))
-
-    def _tell_watchers(self, changes: Slice) -> None:
-        """Tell each watcher of its newest match. Looks at every change once for each set of names that anybody
-        filters by, which are few, and not once for each watcher, who are many."""
-        newest: dict[Names, int] = {}
-        for asked in {tuple(name is not None for name in w.wanted.names) for w in self._watchers}:
-            for change in changes.changes:
-                names = zip(change.key, asked, strict=True)
-                newest[tuple(name if is_asked else None for name, is_asked in names)] = change.revision
-        for watcher in self._watchers:
-            if revision := newest.get(watcher.wanted.names):
-                watcher.notice(revision)
 
     def _let_go(self) -> None:
         still = []
