@@ -18,8 +18,7 @@
     ├── RevisionGap             the log misses a revision: tampering or a bug
     └── StartRefused            the server cannot start; says what to change
         ├── SettingsInvalid     every wrong setting, by variable name
-        ├── SchemaMismatch      the tables are not of this version
-        └── TableTooLarge       more routes than MIRROR_MAX_ROUTES
+        └── SchemaMismatch      the tables are not of this version
 
 Facts are attributes; messages are for the person who must act. HTTP knows them in `api/problems.py` only.
 """
@@ -184,13 +183,3 @@ class SettingsInvalid(StartRefused):
 
 class SchemaMismatch(StartRefused):
     """The tables are missing or of another version than this program's."""
-
-
-class TableTooLarge(StartRefused):
-    """The table has more active routes than the mirror may hold."""
-
-    def __init__(self, max_routes: int) -> None:
-        super().__init__(
-            f"MIRROR_MAX_ROUTES: the table has more than {max_routes} active routes; "
-            "raise it, or set it to 0 to answer from Redis and the database"
-        )

@@ -198,7 +198,7 @@ class Worker:
     def _measure_mirror(self) -> None:
         self._metrics.tm_applied_revision.set(self._mirror.applied)
         self._metrics.tm_head_revision.set(max(self._follower.head_revision, self._mirror.applied))
-        self._metrics.tm_mirror_routes.set(len(self._mirror.entries))
+        self._metrics.tm_mirror_routes.set(len(self._mirror))
         staleness_s = self._follower.staleness_s()
         if staleness_s is not None:
             self._metrics.tm_staleness_seconds.set(staleness_s)

@@ -17,7 +17,7 @@ from tests.routing.builders import (
     delete,
     put,
 )
-from traffic_manager.errors import RevisionGap, SchemaMismatch, TableTooLarge
+from traffic_manager.errors import RevisionGap, SchemaMismatch
 from traffic_manager.routing.chain import CHAIN_START
 from traffic_manager.routing.ports import Entry
 
@@ -128,19 +128,22 @@ def test_table_without_routes_still_has_head_and_window(engine: Engine) -> None:
     assert (table.entries, table.head.revision, len(table.recent)) == ({}, 1, 1)
 
 
-def test_table_takes_as_many_routes_as_allowed_and_not_one_more(engine: Engine) -> None:
+def test_table_takes_as_many_routes_as_allowed_and_counts_the_others(engine: Engine) -> None:
     commit(engine.store, create(a_key("a")), create(a_key("b")), put(a_key("off"), is_active=False))
-    assert len(engine.feed().table(2, 10).entries) == 2
-    commit(engine.store, create(a_key("c")))
-    with pytest.raises(TableTooLarge):
-        engine.feed().table(2, 10)
+    whole = engine.feed().table(2, 10)
+    assert (len(whole.entries), whole.beyond) == (2, 0)
+    commit(engine.store, create(a_key("c")), create(a_key("d")), create(a_key("e")))
+    part = engine.feed().table(2, 10)
+    assert (len(part.entries), part.beyond) == (2, 3)
+    assert engine.feed().table(0, 10).beyond == 0
 
 
 def test_feed_works_again_after_an_error(engine: Engine) -> None:
     feed = engine.feed()
     commit(engine.store, create(a_key("a")), create(a_key("b")))
-    with pytest.raises(TableTooLarge):
-        feed.table(1, 10)
+    engine.lose_change(1)
+    with pytest.raises(RevisionGap):
+        feed.slice(0, 10)
     assert feed.pulse(0).head.revision == 2
 
 

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from tests.routing.builders import EPOCH
-from traffic_manager.errors import Busy, RevisionGap, SourceUnavailable, TableTooLarge
+from traffic_manager.errors import Busy, RevisionGap, SourceUnavailable
 from traffic_manager.routing.chain import CHAIN_START, next_link
 from traffic_manager.routing.model import Change, Route, RouteKey
 from traffic_manager.routing.ports import (
@@ -157,17 +158,13 @@ class MemoryStore:
     def table(self, max_routes: int, window: int) -> Table:
         with self._answering():
             self.tables += 1
-            active = {
-                str(k): Entry(r.url, r.revision)
-                for k, r in self._routes.items()
-                if r.is_active and max_routes
-            }
-            if len(active) > max_routes:
-                raise TableTooLarge(max_routes)
+            active = {str(k): Entry(r.url, r.revision) for k, r in self._routes.items() if r.is_active}
+            entries = dict(islice(active.items(), max_routes))
+            beyond = len(active) - len(entries) if max_routes else 0
             head = self.head
             floor = max(0, head.revision - window)
             recent = [(c.revision, str(c.key)) for c in self.log() if c.revision > floor]
-            return Table(head, self._chain_at(head.revision) or CHAIN_START, active, recent, floor)
+            return Table(head, self._chain_at(head.revision) or CHAIN_START, entries, recent, floor, beyond)
 
     def close(self) -> None:
         self.is_closed = True

@@ -18,11 +18,11 @@ from tests.routing.builders import (
     commit_batches,
     create,
     deactivate,
+    delete,
     on_a_loop,
     put,
 )
 from tests.routing.memory_store import MemoryStore
-from traffic_manager.errors import TableTooLarge
 from traffic_manager.routing import follower as follower_module
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
@@ -254,12 +254,13 @@ async def test_follower_that_never_saw_its_source_waits_for_it() -> None:
 
 
 @on_a_loop
-async def test_table_that_is_too_large_is_a_refusal() -> None:
+async def test_table_above_the_limit_is_followed_by_a_bounded_mirror_and_the_log_says_so() -> None:
     store = MemoryStore()
     commit(store, create(a_key("a")), create(a_key("b")))
-    async with following(store, max_routes=1, wait=False) as f:
-        await until(f.follower.synchronised.is_set)
-        assert isinstance(f.follower.refusal, TableTooLarge)
+    with structlog.testing.capture_logs() as logs:
+        async with following(store, max_routes=1) as f:
+            assert (f.mirror.is_complete, len(f.mirror), f.mirror.active_routes) == (False, 1, 2)
+    assert [(m["limit"], m["active_routes"]) for m in logs if m["event"] == "mirror_bounded"] == [(1, 2)]
 
 
 @on_a_loop
@@ -267,12 +268,27 @@ async def test_table_that_outgrows_the_limit_is_told_once_and_followed_on() -> N
     store = MemoryStore()
     async with following(store, max_routes=1) as f:
         with structlog.testing.capture_logs() as logs:
-            commit(store, create(a_key("a")), create(a_key("b")))
-            await f.follower.reached(2, 5.0)
-            commit(store, create(a_key("c")))
-            assert await f.follower.reached(3, 5.0)
-        assert [line["limit"] for line in logs if line["event"] == "mirror_above_limit"] == [1]
-        assert len(f.mirror.entries) == 3
+            for service in "abc":
+                commit(store, create(a_key(service)))
+                assert await f.follower.reached(store.head.revision, 5.0)
+        assert not f.mirror.is_complete
+        assert [line["limit"] for line in logs if line["event"] == "mirror_bounded"] == [1]
+
+
+@on_a_loop
+async def test_table_that_has_shrunk_well_below_the_limit_is_loaded_again() -> None:
+    store = MemoryStore()
+    commit(store, *(create(a_key(service)) for service in "abc"))
+    async with following(store, max_routes=2) as f:
+        commit(store, delete(a_key("a")))
+        assert await f.follower.reached(4, 5.0)
+        commit(store, put(a_key("b"), OTHER_URL))
+        assert await f.follower.reached(5, 5.0)
+        assert not f.mirror.is_complete, "at the limit it would fall back at the next creation"
+        commit(store, deactivate(a_key("b")))
+        await until(lambda: f.mirror.is_complete)
+        assert f.mirror.entries == {str(a_key("c")): Entry(URL, 3)}
+        assert store.tables == 2
 
 
 @on_a_loop

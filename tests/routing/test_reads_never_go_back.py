@@ -567,12 +567,12 @@ def run_machine(machine: type[ReadsNeverGoBack], max_routes: int, examples: int)
     run_state_machine_as_test(chosen, settings=how)
 
 
-@pytest.mark.parametrize("max_routes", [100, 0], ids=["complete mirror", "no mirror"])
+@pytest.mark.parametrize("max_routes", [100, 1, 0], ids=["complete mirror", "bounded mirror", "no mirror"])
 def test_no_read_is_wrong_or_goes_back(max_routes: int) -> None:
     run_machine(ReadsNeverGoBack, max_routes, examples=100)
 
 
-@pytest.mark.parametrize("max_routes", [100, 0], ids=["complete mirror", "no mirror"])
+@pytest.mark.parametrize("max_routes", [100, 1, 0], ids=["complete mirror", "bounded mirror", "no mirror"])
 def test_no_read_is_wrong_or_goes_back_on_sqlite(max_routes: int, tmp_path: Path) -> None:
     ReadsNeverGoBackOnSqlite.template = sqlite_settings(tmp_path).path
     migrate(sqlite_settings(tmp_path))

@@ -74,8 +74,8 @@ class AppSettings(Section):
     )
     mirror_max_routes: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
         500_000,
-        description="Up to this many routes the whole table is held in memory. 0 holds none: Redis, then the "
-        "database answer.",
+        description="Up to this many routes the whole table is held in memory; of a larger one the recently "
+        "used routes, with Redis, then the database behind them. 0 holds none.",
     )
     relay: Literal["embedded", "off"] = Field(
         "embedded",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from traffic_manager.db.pool import Database, FeedConnection
 from traffic_manager.db.session import Row, Session
 from traffic_manager.db.store import CHANGE_COLUMNS, HEAD_COLUMNS, change_of
-from traffic_manager.errors import RevisionGap, SchemaMismatch, TableTooLarge
+from traffic_manager.errors import RevisionGap, SchemaMismatch
 from traffic_manager.routing.chain import ROUTE_KIND
 from traffic_manager.routing.ports import Entry, Head, Pulse, Slice, Table
 
@@ -21,7 +21,7 @@ _SLICE = f"""select c.kind, c.chain, {CHANGE_COLUMNS} from changes c
     where c.revision > :after order by c.revision limit :size"""
 
 _ACTIVE = "select tenant || '/' || service || '/' || env || '/' || version, url, revision from routes"
-_COUNT = "select count(*) from (select 1 from routes where is_active limit :size) as counted"
+_COUNT = "select count(*) from routes where is_active"
 _RECENT = f"""select revision, tenant || '/' || service || '/' || env || '/' || version from changes
     where revision > :floor and kind = '{ROUTE_KIND}' order by revision"""
 
@@ -53,15 +53,15 @@ class SqlFeed:
         return Slice(upto=whole[-1][2], chain=whole[-1][1], changes=changes)
 
     def table(self, max_routes: int, window: int) -> Table:
-        """Return the whole table of one moment with the last *window* changes."""
+        """Return the table of one moment, at most *max_routes* of its routes, with the last *window* changes."""
         with self._using() as connection, connection.snapshot() as session:
             row = _only(session.row(_PULSE, at=0))
             head = Head(*row[:3])
             chain = _only(session.row(_PULSE, at=head.revision))[3]
-            entries = self._entries(session, max_routes) if max_routes else {}
+            entries, beyond = self._entries(session, max_routes) if max_routes else ({}, 0)
             floor = max(0, head.revision - window)
             recent = [(r[0], r[1]) for r in session.rows(_RECENT, floor=floor)]
-        return Table(head, chain or b"", entries, recent, floor)
+        return Table(head, chain or b"", entries, recent, floor, beyond)
 
     def close(self) -> None:
         """Give the connection back; the next call opens another."""
@@ -69,17 +69,19 @@ class SqlFeed:
             self._connection.close()
             self._connection = None
 
-    def _entries(self, session: Session, max_routes: int) -> dict[str, Entry]:
-        if _only(session.row(_COUNT, size=max_routes + 1))[0] > max_routes:
-            raise TableTooLarge(max_routes)
+    def _entries(self, session: Session, max_routes: int) -> tuple[dict[str, Entry], int]:
+        """Return at most *max_routes* active routes, and how many others there are."""
         entries: dict[str, Entry] = {}
-        for block in session.stream(f"{_ACTIVE} where is_active"):
+        rows = 0
+        for block in session.stream(f"{_ACTIVE} where is_active limit :most", most=max_routes):
+            rows += len(block)
             for name, url, revision in block:
                 if name and url:
                     entries[name] = Entry(url, revision)
                 else:
                     self._bad_row()
-        return entries
+        # Counting reads every row, so only a table that may be too large is counted.
+        return entries, (_only(session.row(_COUNT))[0] - rows if rows == max_routes else 0)
 
     @contextmanager
     def _using(self) -> Iterator[FeedConnection]:

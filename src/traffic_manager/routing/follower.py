@@ -16,7 +16,7 @@ from typing import Protocol
 
 import structlog
 
-from traffic_manager.errors import RevisionGap, SourceUnavailable, StartRefused, TableTooLarge
+from traffic_manager.errors import RevisionGap, SourceUnavailable, StartRefused
 from traffic_manager.routing.mirror import WINDOW_CHANGES, Mirror
 from traffic_manager.routing.ports import ChangeFeed, Head, Pulse, Slice, Table
 from traffic_manager.routing.watchers import Watchers
@@ -61,7 +61,6 @@ class Follower:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._is_failing = False
-        self._has_warned = False
         # Monotonic time at which the last poll began that left the mirror at the head.
         self._at_head: float | None = None
         self.head_revision = 0
@@ -156,7 +155,7 @@ class Follower:
 
     def _catch_up(self) -> None:
         began = monotonic()
-        if self._mirror.head is None:
+        if self._mirror.head is None or self._mirror.may_become_complete:
             self._reload()
         pulse = self._feed.pulse(self._mirror.applied)
         is_fork = self._is_fork(pulse)
@@ -220,23 +219,33 @@ class Follower:
         self._let_go()
         if is_other:
             self._watchers.reloaded()
-        log.info("synchronised", revision=table.head.revision, routes=len(table.entries))
+        log.info(
+            "synchronised",
+            revision=table.head.revision,
+            routes=len(self._mirror),
+            is_complete=self._mirror.is_complete,
+        )
+        if table.beyond:
+            self._warn_of_limit()
 
     def _apply(self, changes: Slice) -> None:
         head = self._mirror.head
         assert head is not None  # noqa: S101 slices come after a table
+        was_complete = self._mirror.is_complete
         self._mirror.apply(changes)
         self._mirror.head = Head(head.epoch, head.epoch_number, changes.upto)
-        self._warn_if_too_large()
+        if was_complete and not self._mirror.is_complete:
+            self._warn_of_limit()
         self._watchers.applied(changes.changes)
         self._let_go()
 
-    def _warn_if_too_large(self) -> None:
-        """Say once that the next start will be refused; until then the mirror goes on above its limit."""
-        limit = self._mirror.max_routes
-        if limit and len(self._mirror.entries) > limit and not self._has_warned:
-            self._has_warned = True
-            log.warning("mirror_above_limit", limit=limit, reason=str(TableTooLarge(limit)))
+    def _warn_of_limit(self) -> None:
+        log.warning(
+            "mirror_bounded",
+            reason="more active routes than MIRROR_MAX_ROUTES: others are read from Redis and the database",
+            limit=self._mirror.max_routes,
+            active_routes=self._mirror.active_routes,
+        )
 
     def _let_go(self) -> None:
         still = []

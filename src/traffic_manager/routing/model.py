@@ -5,6 +5,7 @@ Everything that comes in from outside becomes one of these types or an `InvalidI
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -105,6 +106,11 @@ class Change:
     reason: str | None
     correlation_id: str
     occurred_at: int
+
+    @property
+    def was_active(self) -> bool:
+        """True if the route was active before."""
+        return self.previous is not None and bool(json.loads(self.previous)["is_active"])
 
 
 class Position(NamedTuple):

@@ -136,14 +136,16 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """All active routes at `head.revision`, by the text of their keys. *chain* is the digest there, *recent*
-    the revisions and keys of the changes in (floor, head], the oldest first."""
+    """Active routes at `head.revision`, by the text of their keys: all, or as many as were asked for and not
+    the *beyond* others. *chain* is the digest there, *recent* the revisions and keys of the changes in
+    (floor, head], the oldest first."""
 
     head: Head
     chain: bytes
     entries: dict[str, Entry]
     recent: Sequence[tuple[int, str]]
     floor: int
+    beyond: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +177,8 @@ class ChangeFeed(Protocol):
         if one is missing."""
 
     def table(self, max_routes: int, window: int) -> Table:
-        """Return the whole table of one moment (no routes if *max_routes* is 0) with the last *window*
-        changes. Raises TableTooLarge if it has more than *max_routes*."""
+        """Return the table of one moment, at most *max_routes* of its active routes, with the last *window*
+        changes."""
 
     def close(self) -> None:
         """Give the connection back."""

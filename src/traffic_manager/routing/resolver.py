@@ -73,10 +73,13 @@ class Resolver:
     def from_memory(self, key: RouteKey) -> Answer | None:
         """Return what the mirror knows of *key*, None if it cannot tell."""
         mirror, text = self._mirror, str(key)
-        if mirror.head is None or not mirror.is_complete:
+        if mirror.head is None:
             return None
-        as_of, entry = mirror.shown.get(text) or (mirror.applied, mirror.entries.get(text))
-        return self._known(mirror.head, as_of, entry)
+        if mirror.is_complete:
+            as_of, entry = mirror.shown.get(text) or (mirror.applied, mirror.entries.get(text))
+            return self._known(mirror.head, as_of, entry)
+        known = mirror.recall(text)
+        return self._known(mirror.head, *known) if known else None
 
     def _known(self, head: Head, as_of: int, entry: Entry | None) -> Answer:
         source = Source.HIT if entry else Source.NEGATIVE
@@ -101,9 +104,8 @@ class Resolver:
         head = self._mirror.head or head  # the mirror may have moved while we waited
         if cached is None or cached.epoch != head.epoch or not self._mirror.accept(str(key), cached.as_of):
             return None
-        as_of = max(cached.as_of, self._mirror.applied)
         entry = Entry(cached.url, cached.revision) if cached.url is not None else None
-        self._mirror.show(str(key), as_of, entry)
+        as_of = self._mirror.keep(str(key), cached.as_of, entry)
         return self._known(head, as_of, entry)
 
     async def _read(
@@ -149,8 +151,7 @@ class Resolver:
     def _shown(self, key: RouteKey, sighting: Sighting) -> Answer:
         """Return what was accepted as an answer: it is true at the applied revision, too."""
         head, entry = sighting.head, _active(sighting, key)
-        as_of = max(head.revision, self._mirror.applied)
-        self._mirror.show(str(key), as_of, entry)
+        as_of = self._mirror.keep(str(key), head.revision, entry)
         return Answer(head.epoch8, as_of, entry, Source.MISS)
 
     def _in_background(self, put: Coroutine[Any, Any, None]) -> None:
