@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run install install-dev test check lint types imports services lock bench clean
+.PHONY: run install install-dev test check lint types imports services lock bench bench-full clean
 
 run: install
 	@$(BIN)/traffic-manager serve
@@ -55,10 +55,12 @@ lock:
 	$(COMPILE) -o requirements.txt
 	$(COMPILE) --group dev -o requirements-dev.txt
 
-# Ratios against nginx and PostgreSQL in the same run; writes benchmarks/README.md.
-bench: install-dev
+# Ratios against nginx, etcd and others in the same run: ten minutes at most, twenty with a million routes.
+# Writes benchmarks/README.md, results/ and charts/, and says what is slower than the last committed run.
+bench bench-full: install-dev
 	@$(BIN)/python -m tests.servers.install
-	@$(BIN)/python -m benchmarks.core
+	@$(BIN)/python -m benchmarks.install
+	@$(BIN)/python -m benchmarks --publish $(if $(filter bench-full,$@),--full)
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

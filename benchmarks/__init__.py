@@ -1,1 +1,1 @@
-"""Benchmarks: ratios against something else in the same run on the same machine, never a timed test."""
+"""How fast, compared with what: `python -m benchmarks --help`, and README.md beside this file."""

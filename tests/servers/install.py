@@ -62,22 +62,22 @@ def _problem_of(step: Callable[[], Path]) -> str:
 
 
 def _redis() -> Path:
-    return _found_or_installed(programs.redis_server, "redis-server")
+    return found_or_installed(programs.redis_server, "redis-server")
 
 
 def _postgres() -> Path:
-    return _found_or_installed(programs.postgres, "postgresql")
+    return found_or_installed(programs.postgres, "postgresql")
 
 
 def _kafka() -> Path:
-    _found_or_installed(programs.java, "openjdk-17-jdk-headless", "default-jdk-headless")
+    found_or_installed(programs.java, "openjdk-17-jdk-headless", "default-jdk-headless")
     if not KAFKA_FOLDER.is_dir():
-        _found_or_installed(programs.maven, "maven")
+        found_or_installed(programs.maven, "maven")
         _fetch_kafka()
     return programs.kafka()
 
 
-def _found_or_installed(find: Callable[[], Path], *packages: str) -> Path:
+def found_or_installed(find: Callable[[], Path], *packages: str) -> Path:
     """Return what *find* finds, after installing the first of *packages* that helps. Raises NotInstalled."""
     for package in packages:
         try:
