@@ -61,7 +61,7 @@ class Worker:
         self._database = open_database(settings.db, counters_of(metrics))
         store = SqlStore(self._database)
         self._mirror = Mirror(settings.app.mirror_max_routes)
-        feed = SqlFeed(self._database, metrics.tm_bad_row_total.inc)
+        feed = SqlFeed(self._database, metrics.tm_bad_row_total.inc, listens=True)
         self._watchers = Watchers()
         self._follower = Follower(feed, self._mirror, _FollowerMetrics(metrics), self._watchers)
         self._redis = _redis_client(settings.redis) if settings.redis.host else None
@@ -235,6 +235,8 @@ class _FollowerMetrics:
         }
         self.gap = metrics.tm_revision_gap_total.inc
         self.fork = metrics.tm_history_fork_total.inc
+        self.hinted = metrics.tm_follower_hinted.set
+        self.hint_missed = metrics.tm_follower_hint_missed_total.inc
 
     def polled(self, ok: bool) -> None:
         """Count a poll."""

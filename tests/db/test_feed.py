@@ -53,6 +53,43 @@ def test_pulse_sees_another_epoch_at_once(engine: Engine) -> None:
     assert (feed.pulse(0).head.epoch, feed.pulse(0).head.epoch_number) == (OTHER_EPOCH, 2)
 
 
+def test_pulse_brings_what_follows_if_asked_to(engine: Engine) -> None:
+    commit(engine.store, create(), deactivate(), delete())
+    pulse = engine.feed().pulse(1, 10)
+    assert (pulse.head.revision, pulse.chain, pulse.changes) == (
+        3,
+        engine.chains()[0],
+        engine.feed().slice(1, 10),
+    )
+
+
+def test_pulse_at_the_head_brings_nothing(engine: Engine) -> None:
+    assert engine.feed().pulse(0, 10).changes is None
+    commit(engine.store, create())
+    assert engine.feed().pulse(1, 10).changes is None
+
+
+def test_pulse_brings_whole_batches_only(engine: Engine) -> None:
+    commit_batches(engine.store, [create()], [create(a_key(s)) for s in "abc"])
+    found = engine.feed().pulse(0, 3).changes
+    assert found is not None
+    assert found.upto == 1
+
+
+def test_pulse_below_the_compacted_revision_brings_nothing(engine: Engine) -> None:
+    commit(engine.store, create(), deactivate(), delete())
+    engine.compact(2)
+    pulse = engine.feed().pulse(1, 10)
+    assert (pulse.chain, pulse.changes) == (None, None)
+
+
+def test_pulse_that_finds_a_change_missing_is_a_gap(engine: Engine) -> None:
+    commit(engine.store, *(create(a_key(s)) for s in "abc"))
+    engine.lose_change(2)
+    with pytest.raises(RevisionGap):
+        engine.feed().pulse(1, 10)
+
+
 def test_slice_at_the_head_is_none(engine: Engine) -> None:
     commit(engine.store, create())
     assert engine.feed().slice(1, 10) is None

@@ -76,6 +76,8 @@ STATEMENTS: dict[str, Callable[[SqlEngine], object]] = {
     "changes": lambda e: e.store.changes(NameFilter(), ROUTES - 10, 100),
     "changes of a route": lambda e: e.store.changes(NameFilter(*_LAST), ROUTES - 10, 100),
     "pulse": lambda e: e.feed().pulse(ROUTES),
+    "pulse with changes": lambda e: e.feed().pulse(ROUTES - 10, 2000),
+    "pulse at the head": lambda e: e.feed().pulse(ROUTES, 2000),
     "slice": lambda e: e.feed().slice(ROUTES - 10, 100),
     "window": lambda e: e.rows(
         "select 1 from changes where revision > :floor order by revision", floor=ROUTES

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from tests.routing.builders import EPOCH
+from traffic_manager.db.pool import wait_readable
 from traffic_manager.errors import Busy, RevisionGap, SourceUnavailable
+from traffic_manager.routing.bell import Bell
 from traffic_manager.routing.chain import CHAIN_START, next_link
 from traffic_manager.routing.model import Change, Route, RouteKey
 from traffic_manager.routing.ports import (
@@ -67,6 +69,10 @@ class MemoryStore:
         self.slices: list[Slice] = []
         self.tables = 0
         self.is_closed = False
+        self.hints_come = False  # True: commits are hinted, as PostgreSQL does it
+        self.probes = 0
+        self._hints: list[int] = []
+        self._hint_bell = Bell()
         self._clock = clock
         self._log: dict[int, _Row] = {}
         self._routes: dict[RouteKey, Route] = {}
@@ -120,6 +126,8 @@ class MemoryStore:
                 self._commit(transaction)
         finally:
             self._revision_lock.release()
+        if self.hints_come and transaction.changes:
+            self.hint(transaction.changes[-1].revision)
 
     def _commit(self, transaction: MemoryTransaction) -> None:
         self.commits += 1
@@ -134,9 +142,11 @@ class MemoryStore:
 
     # -- the feed
 
-    def pulse(self, at: int) -> Pulse:
+    def pulse(self, at: int, limit: int = 0) -> Pulse:
         with self._answering():
-            pulse = Pulse(self.head, self._chain_at(at))
+            chain = self._chain_at(at)
+            changes = self.slice(at, limit) if limit and chain is not None else None
+            pulse = Pulse(self.head, chain, changes)
         self.after_pulse()
         return pulse
 
@@ -165,6 +175,18 @@ class MemoryStore:
             floor = max(0, head.revision - window)
             recent = [(c.revision, str(c.key)) for c in self.log() if c.revision > floor]
             return Table(head, self._chain_at(head.revision) or CHAIN_START, entries, recent, floor, beyond)
+
+    def wait(self, bell: int, timeout_s: float) -> Sequence[int]:
+        if not self._hints:
+            wait_readable(timeout_s, bell, self._hint_bell.fileno())
+        self._hint_bell.take()
+        heard, self._hints = self._hints, []
+        return heard
+
+    def probe(self) -> None:
+        self.probes += 1
+        if self.hints_come:
+            self.hint(0)
 
     def close(self) -> None:
         self.is_closed = True
@@ -208,6 +230,11 @@ class MemoryStore:
         return True
 
     # -- for tests
+
+    def hint(self, revision: int) -> None:
+        """Let the follower hear a hint."""
+        self._hints.append(revision)
+        self._hint_bell.ring()
 
     @property
     def head(self) -> Head:

@@ -24,6 +24,7 @@ from tests.routing.builders import (
 )
 from tests.routing.memory_store import MemoryStore
 from traffic_manager.routing import follower as follower_module
+from traffic_manager.routing import hints
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.ports import Entry, NameFilter
@@ -40,6 +41,8 @@ class Events:
         self.failures = 0
         self.gaps = 0
         self.forks = 0
+        self.are_hints_trusted = False
+        self.hints_missed = 0
 
     def polled(self, ok: bool) -> None:
         self.polls += 1
@@ -50,6 +53,12 @@ class Events:
 
     def fork(self) -> None:
         self.forks += 1
+
+    def hinted(self, are_trusted: bool) -> None:
+        self.are_hints_trusted = are_trusted
+
+    def hint_missed(self) -> None:
+        self.hints_missed += 1
 
 
 class Following:
@@ -102,7 +111,7 @@ async def test_follower_loads_the_table_then_applies_every_change() -> None:
 
 @on_a_loop
 async def test_wake_is_heard_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower_module, "POLL_S", 60.0)
+    monkeypatch.setattr(hints, "POLL_S", 60.0)
     store = MemoryStore()
     async with following(store) as f:
         commit(store, create())
@@ -113,7 +122,7 @@ async def test_wake_is_heard_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @on_a_loop
 async def test_reached_wakes_the_follower_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower_module, "POLL_S", 60.0)
+    monkeypatch.setattr(hints, "POLL_S", 60.0)
     store = MemoryStore()
     async with following(store) as f:
         commit(store, create())
@@ -345,3 +354,60 @@ async def test_stop_gives_the_connection_back() -> None:
     async with following(store):
         pass
     assert store.is_closed
+
+
+@on_a_loop
+async def test_hint_is_heard_at_once_and_makes_polls_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hints, "POLL_HINTED_S", 60.0)
+    store = MemoryStore()
+    store.hints_come = True
+    async with following(store) as f:
+        await until(lambda: f.events.are_hints_trusted)
+        assert store.probes == 1
+        for revision in range(1, 6):
+            commit(store, put(url=f"https://r{revision}.example"))
+            await until(lambda upto=revision: f.mirror.applied == upto)  # type: ignore[misc] # bound now
+        assert f.events.hints_missed == 0
+
+
+@on_a_loop
+async def test_hint_of_what_is_known_asks_for_no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hints, "POLL_HINTED_S", 60.0)
+    store = MemoryStore()
+    store.hints_come = True
+    async with following(store) as f:
+        await until(lambda: f.events.are_hints_trusted)
+        commit(store, create())
+        await until(lambda: f.mirror.applied == 1)
+        polls = f.events.polls
+        for _ in range(20):
+            store.hint(1)
+            await asyncio.sleep(0.001)
+        assert f.events.polls <= polls + 1
+
+
+@on_a_loop
+async def test_lost_hints_are_noticed_and_polling_alone_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hints, "POLL_HINTED_S", 0.2)
+    monkeypatch.setattr(hints, "_GRACE_S", 0.1)
+    store = MemoryStore()
+    store.hints_come = True
+    async with following(store) as f:
+        await until(lambda: f.events.are_hints_trusted)
+        store.hints_come = False
+        commit(store, create())
+        await until(lambda: f.mirror.applied == 1)
+        await until(lambda: f.events.hints_missed == 1)
+        assert not f.events.are_hints_trusted
+        commit(store, put(url=OTHER_URL))
+        await until(lambda: f.mirror.applied == 2)
+        assert f.events.hints_missed == 1
+
+
+@on_a_loop
+async def test_source_that_never_hints_is_polled_often() -> None:
+    store = MemoryStore()
+    async with following(store) as f:
+        polls = f.events.polls
+        await until(lambda: f.events.polls >= polls + 5)
+        assert (store.probes, f.events.are_hints_trusted) == (1, False)

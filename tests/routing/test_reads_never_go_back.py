@@ -11,7 +11,7 @@ import asyncio
 import shutil
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,9 +132,9 @@ class SteppedFeed:
         self._is_closing = True
         self._may_go.set()
 
-    def pulse(self, at: int) -> Pulse:
+    def pulse(self, at: int, limit: int = 0) -> Pulse:
         self._wait()
-        return self._feed.pulse(at)
+        return self._feed.pulse(at, limit)
 
     def slice(self, after: int, limit: int) -> Slice | None:
         self._wait()
@@ -143,6 +143,12 @@ class SteppedFeed:
     def table(self, max_routes: int, window: int) -> Table:
         self._wait()
         return self._feed.table(max_routes, window)
+
+    def wait(self, bell: int, timeout_s: float) -> Sequence[int]:
+        return self._feed.wait(bell, timeout_s)
+
+    def probe(self) -> None:
+        self._feed.probe()
 
     def close(self) -> None:
         self._feed.close()
@@ -157,6 +163,12 @@ class SteppedFeed:
 
     def fork(self) -> None:
         raise AssertionError("the history has no fork")
+
+    def hinted(self, are_trusted: bool) -> None:
+        raise AssertionError("the store sends no hints")
+
+    def hint_missed(self) -> None:
+        raise AssertionError("the store sends no hints")
 
     def _wait(self) -> None:
         self._may_go.wait()

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from traffic_manager.db.pool import Database, FeedConnection
+from traffic_manager.db.pool import Database, FeedConnection, wait_readable
 from traffic_manager.db.session import Row, Session
 from traffic_manager.db.store import CHANGE_COLUMNS, HEAD_COLUMNS, change_of
 from traffic_manager.errors import RevisionGap, SchemaMismatch
 from traffic_manager.routing.chain import ROUTE_KIND
 from traffic_manager.routing.ports import Entry, Head, Pulse, Slice, Table
 
-# One statement for each poll; both subqueries go over the primary key of changes.
-_PULSE = f"""select {HEAD_COLUMNS}, coalesce((select chain from changes where revision = :at),
-    case when m.compacted_revision = :at then m.compacted_chain end) from meta m"""
-
-# Served by the primary key of changes.
+# One statement for each poll, and for each change; all subqueries go over the primary key of changes.
+_PULSE_COLUMNS = f"""{HEAD_COLUMNS}, coalesce((select chain from changes where revision = :at),
+    case when m.compacted_revision = :at then m.compacted_chain end)"""
 _SLICE = f"""select c.kind, c.chain, {CHANGE_COLUMNS} from changes c
-    where c.revision > :after order by c.revision limit :size"""
+    where c.revision > :at order by c.revision limit :size"""
+_PULSE = f"select {_PULSE_COLUMNS} from meta m"
+_NEWS = f"select {_PULSE_COLUMNS}, c.* from meta m left join ({_SLICE}) c on true order by c.revision"
 
 _ACTIVE = "select tenant || '/' || service || '/' || env || '/' || version, url, revision from routes"
 _COUNT = "select count(*) from routes where is_active"
@@ -28,29 +28,29 @@ _RECENT = f"""select revision, tenant || '/' || service || '/' || env || '/' || 
 
 class SqlFeed:
     """The feed of either engine. For one thread; opens its connection when first used, and again after an
-    error. *bad_row* is called for each row that cannot be a route; such a row is passed over."""
+    error. *bad_row* is called for each row that cannot be a route; such a row is passed over. *listens*: hear
+    the hints of writers."""
 
-    def __init__(self, database: Database, bad_row: Callable[[], None]) -> None:
+    def __init__(self, database: Database, bad_row: Callable[[], None], *, listens: bool = False) -> None:
         self._database = database
         self._bad_row = bad_row
+        self._listens = listens
         self._connection: FeedConnection | None = None
 
-    def pulse(self, at: int) -> Pulse:
-        """Return the head and the digest at revision *at*."""
+    def pulse(self, at: int, limit: int = 0) -> Pulse:
+        """Return the head, the digest at revision *at* and whole batches of changes after it."""
         with self._using() as connection, connection.reading() as session:
-            row = _only(session.row(_PULSE, at=at))
-        return Pulse(Head(*row[:3]), row[3])
+            rows = session.rows(_NEWS, at=at, size=limit) if limit else session.rows(_PULSE, at=at)
+        *head, chain = _only(rows[0] if rows else None)[:4]
+        # Without a digest, what follows is of another past, or has lost its beginning to compaction.
+        following = [row[4:] for row in rows if limit and chain is not None and row[4] is not None]
+        return Pulse(Head(*head), chain, _slice_of(following, at))
 
     def slice(self, after: int, limit: int) -> Slice | None:
         """Return whole batches of changes after *after*; *limit* must not be less than the largest batch."""
         with self._using() as connection, connection.reading() as session:
-            rows = session.rows(_SLICE, after=after, size=limit)
-        _check_contiguous(rows, after)
-        whole = _whole_batches(rows)
-        if not whole:
-            return None
-        changes = [change_of(row[2:]) for row in whole if row[0] == ROUTE_KIND]
-        return Slice(upto=whole[-1][2], chain=whole[-1][1], changes=changes)
+            rows = session.rows(_SLICE, at=after, size=limit)
+        return _slice_of(rows, after)
 
     def table(self, max_routes: int, window: int) -> Table:
         """Return the table of one moment, at most *max_routes* of its routes, with the last *window* changes."""
@@ -62,6 +62,20 @@ class SqlFeed:
             floor = max(0, head.revision - window)
             recent = [(r[0], r[1]) for r in session.rows(_RECENT, floor=floor)]
         return Table(head, chain or b"", entries, recent, floor, beyond)
+
+    def wait(self, bell: int, timeout_s: float) -> Sequence[int]:
+        """Return the revisions that hints name, as soon as one comes, *bell* is readable or time is up."""
+        if self._connection is None:
+            wait_readable(timeout_s, bell)
+            return ()
+        with self._using() as connection:
+            return connection.wait(bell, timeout_s)
+
+    def probe(self) -> None:
+        """Send a hint of revision 0 over another connection: over our own it would always come."""
+        if statement := self._database.dialect.hint:
+            with self._database.reading() as session:
+                session.row(statement, revision="0")
 
     def close(self) -> None:
         """Give the connection back; the next call opens another."""
@@ -85,18 +99,34 @@ class SqlFeed:
 
     @contextmanager
     def _using(self) -> Iterator[FeedConnection]:
-        self._connection = self._connection or self._database.connect()
+        connection = self._connection = self._connection or self._connected()
         try:
-            yield self._connection
+            yield connection
         except Exception:
             self.close()  # whatever state the connection is in, the next call starts with a new one
             raise
+
+    def _connected(self) -> FeedConnection:
+        connection = self._database.connect()
+        if self._listens:
+            connection.listen()
+        return connection
 
 
 def _only(row: Row | None) -> Row:
     if row is None:
         raise SchemaMismatch("table meta: its one row is missing; restore the database")
     return row
+
+
+def _slice_of(rows: list[Row], after: int) -> Slice | None:
+    """Return the slice of *rows*, which begin with kind and chain; None if they hold no whole batch."""
+    _check_contiguous(rows, after)
+    whole = _whole_batches(rows)
+    if not whole:
+        return None
+    changes = [change_of(row[2:]) for row in whole if row[0] == ROUTE_KIND]
+    return Slice(upto=whole[-1][2], chain=whole[-1][1], changes=changes)
 
 
 def _check_contiguous(rows: list[Row], after: int) -> None:

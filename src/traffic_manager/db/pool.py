@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import select
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -41,6 +43,7 @@ class Dialect:
     name: str
     keys_from: str  # a FROM item with one column `value`, a JSON array, per element of the parameter :keys
     now: str  # the clock in microseconds since 1970
+    hint: str | None = None  # tells listeners that :revision is committed; None: nobody could hear it
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,24 @@ class FeedConnection(Protocol):
     def snapshot(self) -> AbstractContextManager[Session]:
         """Run statements that all see the same moment."""
 
+    def listen(self) -> None:
+        """Hear hints from now on, where there are any."""
+
+    def wait(self, bell: int, timeout_s: float) -> Sequence[int]:
+        """Return the revisions that hints name, as soon as one comes, the descriptor *bell* is readable or time
+        is up."""
+
     def close(self) -> None:
         """Close it."""
+
+
+def wait_readable(timeout_s: float, *descriptors: int) -> bool:
+    """Return whether one of *descriptors* is readable before time is up."""
+    poll = select.poll()  # select() fails above 1,023 open files, and every client has one
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    # Rounded up: a wait that ends early would begin again, and spin.
+    return bool(poll.poll(math.ceil(timeout_s * 1000)))
 
 
 def open_database(settings: DbSettings, counters: Counters) -> Database:

@@ -6,9 +6,8 @@ stopped answering while its TCP connection lives is only seen by us: the watchdo
 
 from __future__ import annotations
 
-import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
@@ -28,6 +27,7 @@ from traffic_manager.db.pool import (
     Counters,
     Dialect,
     PoolStats,
+    wait_readable,
 )
 from traffic_manager.db.session import Cursor, Session, pyformat
 from traffic_manager.db.watchdog import Watchdog
@@ -37,6 +37,9 @@ Connection = psycopg.Connection[tuple[Any, ...]]  # Any: a row's columns are of 
 
 # Any number, the same for ever: the one lock under which all changes are made.
 REVISION_LOCK = 0x746D_7265_76
+
+# Of the database, which may hold several schemas with tables of ours: a hint too many costs a poll.
+_CHANNEL = "traffic_manager"
 
 # The pool doubles its pause from 1 s on: after a minute's outage it would stay away for another. Giving up
 # early instead leaves it to the next caller to connect.
@@ -66,6 +69,7 @@ class PostgresDatabase:
         "postgresql",
         keys_from="json_array_elements(cast(:keys as json)) as k(value)",
         now="(extract(epoch from clock_timestamp()) * 1000000)::bigint",
+        hint=f"select pg_notify('{_CHANNEL}', :revision)",
     )
 
     def __init__(self, settings: DbSettings, counters: Counters) -> None:
@@ -112,13 +116,22 @@ class PostgresDatabase:
         """Begin a transaction that commits when the block ends well."""
         with self._checkout() as connection, self._watchdog.limit(connection, WRITE_DEADLINE_S):
             connection.execute("begin isolation level read committed")
+            session = _session(connection, self._counters)
             try:
-                yield _session(connection, self._counters)
+                yield session
             except BaseException:
                 with suppress(psycopg.Error):  # a broken connection has rolled back by itself
                     connection.execute("rollback")
                 raise
             _commit(connection)
+            if session.hinted_revision is not None:
+                self._hint(session, session.hinted_revision)
+
+    def _hint(self, session: Session, revision: int) -> None:
+        """Tell all followers. In a statement of its own, after the commit: inside the transaction it would make
+        all commits of the cluster wait for each other. What is committed stays so if it fails."""
+        with suppress(psycopg.Error):
+            session.row(str(self.dialect.hint), revision=str(revision))
 
     def lock_revision(self, session: Session) -> None:
         """Wait until no one else can make a change; the lock ends with the transaction."""
@@ -170,6 +183,7 @@ class PostgresConnection:
         self._connection = connection
         self._watchdog = watchdog
         self._counters = counters
+        self._heard: list[int] = []
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -189,6 +203,28 @@ class PostgresConnection:
             finally:
                 with suppress(psycopg.Error):
                     self._connection.execute("rollback")
+
+    def listen(self) -> None:
+        """Hear hints from now on."""
+        with _translated(self._counters), self._watchdog.limit(self._connection, READ_DEADLINE_S):
+            self._connection.add_notify_handler(self._hear)
+            self._connection.execute(f"listen {_CHANNEL}")
+
+    def wait(self, bell: int, timeout_s: float) -> Sequence[int]:
+        """Return the revisions that hints name, as soon as one comes, *bell* is readable or time is up."""
+        with _translated(self._counters):
+            # What came along with an answer is in memory already, and makes the socket readable no more.
+            if not self._heard and wait_readable(timeout_s, bell, self._connection.fileno()):
+                self._connection.pgconn.consume_input()
+            while (notify := self._connection.pgconn.notifies()) is not None:
+                self._hear(psycopg.Notify(notify.relname.decode(), notify.extra.decode(), notify.be_pid))
+        heard, self._heard = self._heard, []
+        return heard
+
+    def _hear(self, notify: psycopg.Notify) -> None:
+        # Behind a pooler others' notifications may come, and anybody may send nonsense.
+        if notify.channel == _CHANNEL and notify.payload.isascii() and notify.payload.isdigit():
+            self._heard.append(int(notify.payload[:18]))
 
     def _server_cursor(self) -> Any:  # Any: psycopg's cursors take more than the protocol says
         # fetchall on the client peaked at 1 GB for a million routes; a server-side cursor does not.
@@ -231,9 +267,7 @@ def _is_alive(connection: Connection) -> bool:
     server closed it or said that it is going."""
     if connection.closed:
         return False
-    poll = select.poll()  # select() fails above 1,023 open files, and every client has one
-    poll.register(connection.fileno(), select.POLLIN)
-    return not poll.poll(0)
+    return not wait_readable(0, connection.fileno())
 
 
 def _commit(connection: Connection) -> None:

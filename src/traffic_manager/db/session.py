@@ -40,6 +40,8 @@ class Session:
         self._cursor = cursor
         self._adapt = adapt
         self._counted = counted
+        # In a transaction: the revision to tell listeners of once it is committed.
+        self.hinted_revision: int | None = None
 
     def rows(self, statement: str, /, **parameters: object) -> list[Row]:
         """Run a query and return its rows."""

@@ -10,7 +10,7 @@ import fcntl
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
@@ -28,6 +28,7 @@ from traffic_manager.db.pool import (
     Counters,
     Dialect,
     PoolStats,
+    wait_readable,
 )
 from traffic_manager.db.session import Cursor, Session
 from traffic_manager.errors import Busy, SourceUnavailable, StartRefused, StorageFull, StorageReadOnly
@@ -128,6 +129,14 @@ class SqliteConnection:
                 yield _session(self._connection, self._counters)
             finally:
                 self._connection.execute("rollback")
+
+    def listen(self) -> None:
+        """Nothing to do: nobody but this process writes to the file."""
+
+    def wait(self, bell: int, timeout_s: float) -> Sequence[int]:
+        """Wait for *bell* or the time: whoever writes to the file rings it."""
+        wait_readable(timeout_s, bell)
+        return ()
 
     def close(self) -> None:
         """Close it."""

@@ -156,6 +156,7 @@ class SqlWriteTransaction:
         self._session.run_many(_PUT_ROUTE, [_route_row(route) for route in routes.values() if route])
         gone = [key._asdict() for key, route in routes.items() if route is None]
         self._session.run_many(_DELETE_ROUTE, gone)
+        self._session.hinted_revision = changes[-1].revision
 
     def _chained(self, change: Change) -> dict[str, object]:
         self._chain = next_link(self._chain, change)

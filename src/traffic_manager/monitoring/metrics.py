@@ -180,6 +180,12 @@ class Metrics:
         self.tm_follower_polls_total = self._counter(
             "tm_follower_polls_total", "Polls for changes.", outcome=PollOutcome
         )
+        self.tm_follower_hinted = self._gauge(
+            "tm_follower_hinted", "1 if every worker hears of changes by hints, and polls seldom.", "livemin"
+        )
+        self.tm_follower_hint_missed_total = self._counter(
+            "tm_follower_hint_missed_total", "Changes found by a poll that no hint had announced."
+        )
         self.tm_history_fork_total = self._counter(
             "tm_history_fork_total", "Times that the database went on with another history."
         )

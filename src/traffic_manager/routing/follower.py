@@ -1,7 +1,8 @@
 """Follows the log of changes into the mirror, in order, on one thread; says how fresh the mirror is.
 
 The thread reads, the event loop applies: slices are handed over whole, so a reader on the loop sees all of a
-batch or none. Polls every 50 ms, and at once after a commit of this worker.
+batch or none. Polls at once after a commit of this worker or a hint of another's, and from time to time whatever
+happens.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import Protocol
 import structlog
 
 from traffic_manager.errors import RevisionGap, SourceUnavailable, StartRefused
+from traffic_manager.routing.bell import Bell
+from traffic_manager.routing.hints import Hints
 from traffic_manager.routing.mirror import WINDOW_CHANGES, Mirror
 from traffic_manager.routing.ports import ChangeFeed, Head, Pulse, Slice, Table
 from traffic_manager.routing.watchers import Watchers
 
-POLL_S = 0.05
 # A slice must hold the largest batch (1,000); 100,000 changes were caught up in 0.3 s in slices of 2,000.
 SLICE_CHANGES = 2000
 # Answers from memory are flagged once the source was last seen longer ago than this.
@@ -45,6 +47,12 @@ class FollowerEvents(Protocol):
     def fork(self) -> None:
         """The database went on with another history."""
 
+    def hinted(self, are_trusted: bool) -> None:
+        """From now on hints of changes are trusted, or not."""
+
+    def hint_missed(self) -> None:
+        """A change came that no hint had announced."""
+
 
 class Follower:
     """Keeps *mirror* at the head of *feed*, and tells *watchers* of what it applied."""
@@ -54,9 +62,9 @@ class Follower:
         self._mirror = mirror
         self._watchers = watchers
         self._events = events
-        self._woken = threading.Event()
+        self._bell = Bell()
+        self._hints = Hints(events.hinted)
         self._is_stopping = False
-        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -76,13 +84,13 @@ class Follower:
         """End the thread. Waits for the poll under way, but not for long: a table is read for up to a minute
         when the database hangs, and the thread holds nothing that must be put away."""
         self._is_stopping = True
-        self._woken.set()
+        self._bell.ring()
         if self._thread.is_alive():
             self._thread.join(_STOP_S)
 
     def wake(self, _revision: int = 0) -> None:
         """Poll now, because there is a change. From any thread."""
-        self._woken.set()
+        self._bell.ring()
 
     def staleness_s(self) -> float | None:
         """Return for how long the mirror has not been known to be at the head; None before it ever was."""
@@ -102,7 +110,7 @@ class Follower:
         future = asyncio.get_running_loop().create_future()
         waiter = (revision, future)
         self._waiting.append(waiter)
-        self._woken.set()
+        self._bell.ring()
         try:
             async with asyncio.timeout(timeout_s):
                 await future
@@ -116,14 +124,43 @@ class Follower:
 
     def _run(self) -> None:
         retry_s = _RETRY_FIRST_S
+        is_asked = True
         while not self._is_stopping:
+            before = self._mirror.applied
             is_ok = self._try_to_catch_up()
+            if self._mirror.applied > before and not is_asked:
+                self._hints.found(self.head_revision)
+            self._look_after_hints()
             retry_s = _RETRY_FIRST_S if is_ok else min(_RETRY_MOST_S, retry_s * 2)
             # Full jitter, so that workers do not come back to a struggling database in step.
-            pause_s = POLL_S if is_ok else random.uniform(0.02, retry_s)  # noqa: S311 not a secret
-            self._woken.wait(pause_s)
-            self._woken.clear()
+            pause_s = self._hints.poll_s if is_ok else random.uniform(0.02, retry_s)  # noqa: S311 no secret
+            is_asked = self._rest(pause_s)
         self._feed.close()
+        self._bell.close()
+
+    def _look_after_hints(self) -> None:
+        if not self._hints.check():
+            self._events.hint_missed()
+            log.warning("hint_missed", revision=self.head_revision)
+        if self._hints.is_probe_due():
+            with suppress(SourceUnavailable):
+                self._feed.probe()
+
+    def _rest(self, pause_s: float) -> bool:
+        """Wait *pause_s*, or until there is something to poll for; return whether there is."""
+        until = monotonic() + pause_s
+        while not self._is_stopping:
+            left_s = max(0.0, until - monotonic())
+            try:
+                hints = self._feed.wait(self._bell.fileno(), left_s)
+            except SourceUnavailable:
+                return True
+            self._hints.heard(hints)
+            if self._bell.take() or max(hints, default=0) > self._mirror.applied:
+                return True
+            if left_s == 0:
+                return False
+        return True
 
     def _try_to_catch_up(self) -> bool:
         """Return False if the source could not be read; never raises, for this thread must not end."""
@@ -157,18 +194,19 @@ class Follower:
         began = monotonic()
         if self._mirror.head is None or self._mirror.may_become_complete:
             self._reload()
-        pulse = self._feed.pulse(self._mirror.applied)
+        pulse = self._feed.pulse(self._mirror.applied, SLICE_CHANGES)
         is_fork = self._is_fork(pulse)
         if is_fork or pulse.chain is None:  # or compacted beyond what is applied
             self._reload(is_fork=is_fork)
-            pulse = self._feed.pulse(self._mirror.applied)
+            pulse = self._feed.pulse(self._mirror.applied, SLICE_CHANGES)
         self.head_revision = pulse.head.revision
-        while self._mirror.applied < pulse.head.revision and not self._is_stopping:
-            changes = self._feed.slice(self._mirror.applied, SLICE_CHANGES)
-            if changes is None:
-                break
+        changes = pulse.changes
+        while changes is not None and not self._is_stopping:
             self._on_loop(lambda changes=changes: self._apply(changes))  # type: ignore[misc] # bound now
-        if self._mirror.applied >= pulse.head.revision:
+            if self._mirror.applied >= self.head_revision:
+                break
+            changes = self._feed.slice(self._mirror.applied, SLICE_CHANGES)
+        if self._mirror.applied >= self.head_revision:
             self._at_head = began
 
     def _is_fork(self, pulse: Pulse) -> bool:

@@ -149,14 +149,6 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
-    """What a poll sees: the head, and the chain digest at the revision asked about (None if not kept)."""
-
-    head: Head
-    chain: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
 class Slice:
     """Changes of routes in (after, upto], whole batches only; *chain* is the digest at *upto*. Changes of
     other kinds are passed over, but *upto* counts them."""
@@ -166,11 +158,22 @@ class Slice:
     changes: Sequence[Change]
 
 
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a poll sees: the head, the chain digest at the revision asked about (None if not kept), and what
+    follows that revision, if it was asked for and there is anything."""
+
+    head: Head
+    chain: bytes | None
+    changes: Slice | None = None
+
+
 class ChangeFeed(Protocol):
     """The log of changes as a follower reads it, over a connection of its own."""
 
-    def pulse(self, at: int) -> Pulse:
-        """Return the head and the digest at revision *at*: one cheap statement."""
+    def pulse(self, at: int, limit: int = 0) -> Pulse:
+        """Return the head, the digest at revision *at* and, unless *limit* is 0, about so many changes after
+        it: one cheap statement. Raises RevisionGap if a change is missing."""
 
     def slice(self, after: int, limit: int) -> Slice | None:
         """Return the changes after *after*, about *limit*; None if there are none. Raises RevisionGap
@@ -179,6 +182,13 @@ class ChangeFeed(Protocol):
     def table(self, max_routes: int, window: int) -> Table:
         """Return the table of one moment, at most *max_routes* of its active routes, with the last *window*
         changes."""
+
+    def wait(self, bell: int, timeout_s: float) -> Sequence[int]:
+        """Return as soon as a hint comes, the descriptor *bell* is readable, or time is up: the revisions that
+        hints name, 0 for a probe. A hint says that this revision is committed; it may be lost."""
+
+    def probe(self) -> None:
+        """Send every follower a hint of revision 0, where there are hints, by the way that writers' hints take."""
 
     def close(self) -> None:
         """Give the connection back."""
