@@ -10,7 +10,8 @@ from traffic_manager.db.session import Row, Session
 from traffic_manager.db.store import CHANGE_COLUMNS, HEAD_COLUMNS, change_of
 from traffic_manager.errors import RevisionGap, SchemaMismatch
 from traffic_manager.routing.chain import ROUTE_KIND
-from traffic_manager.routing.ports import Entry, Head, Pulse, Slice, Table
+from traffic_manager.routing.ports import Head, Pulse, Slice, Table
+from traffic_manager.routing.table import RouteTable
 
 # One statement for each poll, and for each change; all subqueries go over the primary key of changes.
 _PULSE_COLUMNS = f"""{HEAD_COLUMNS}, coalesce((select chain from changes where revision = :at),
@@ -58,7 +59,7 @@ class SqlFeed:
             row = _only(session.row(_PULSE, at=0))
             head = Head(*row[:3])
             chain = _only(session.row(_PULSE, at=head.revision))[3]
-            entries, beyond = self._entries(session, max_routes) if max_routes else ({}, 0)
+            entries, beyond = self._entries(session, max_routes) if max_routes else (RouteTable(), 0)
             floor = max(0, head.revision - window)
             recent = [(r[0], r[1]) for r in session.rows(_RECENT, floor=floor)]
         return Table(head, chain or b"", entries, recent, floor, beyond)
@@ -83,19 +84,20 @@ class SqlFeed:
             self._connection.close()
             self._connection = None
 
-    def _entries(self, session: Session, max_routes: int) -> tuple[dict[str, Entry], int]:
+    def _entries(self, session: Session, max_routes: int) -> tuple[RouteTable, int]:
         """Return at most *max_routes* active routes, and how many others there are."""
-        entries: dict[str, Entry] = {}
-        rows = 0
+        active = _only(session.row(_COUNT))[0]
+        entries = RouteTable(min(active, max_routes))
         for block in session.stream(f"{_ACTIVE} where is_active limit :most", most=max_routes):
-            rows += len(block)
-            for name, url, revision in block:
-                if name and url:
-                    entries[name] = Entry(url, revision)
-                else:
-                    self._bad_row()
-        # Counting reads every row, so only a table that may be too large is counted.
-        return entries, (_only(session.row(_COUNT))[0] - rows if rows == max_routes else 0)
+            entries.load(self._good(block))
+        return entries, max(0, active - max_routes)
+
+    def _good(self, block: list[Row]) -> Iterator[Row]:
+        for row in block:
+            if row[0] and row[1]:
+                yield row
+            else:
+                self._bad_row()
 
     @contextmanager
     def _using(self) -> Iterator[FeedConnection]:

@@ -9,6 +9,7 @@ and so which values from elsewhere are good: that is `accept`.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import MutableMapping
 
 from traffic_manager.routing.model import Change
 from traffic_manager.routing.ports import Entry, Head, Slice, Table
@@ -32,7 +33,7 @@ class Mirror:
         self.head: Head | None = None  # of the history applied so far; None before the first synchronisation
         self.applied = 0
         self.chain = b""
-        self.entries: dict[str, Entry] = {}  # all active routes while complete
+        self.entries: MutableMapping[str, Entry] = {}  # all active routes while complete
         self.recent = RecentRoutes(max_routes, absence_ttl_s)  # what is kept of them while not
         # What was shown of a key as of a revision above `applied`: later reads may not go back below it.
         self.shown: dict[str, tuple[int, Entry | None]] = {}

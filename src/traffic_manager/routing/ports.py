@@ -7,7 +7,7 @@ answer.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -142,7 +142,7 @@ class Table:
 
     head: Head
     chain: bytes
-    entries: dict[str, Entry]
+    entries: MutableMapping[str, Entry]
     recent: Sequence[tuple[int, str]]
     floor: int
     beyond: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import MutableMapping
 from time import monotonic
 
 from traffic_manager.routing.ports import Entry
@@ -19,9 +20,8 @@ class RecentRoutes:
         self._max_routes = max_routes
         self._max_absences = -(-max_routes // _ROUTES_PER_ABSENCE)
         self._absence_ttl_s = absence_ttl_s
-        self._unused: dict[
-            str, Entry
-        ] = {}  # that nobody has asked for since they were loaded: the first to go
+        # That nobody has asked for since they were loaded: the first to go.
+        self._unused: MutableMapping[str, Entry] = {}
         self._used: OrderedDict[str, Entry] = OrderedDict()
         self._absences: OrderedDict[str, float] = OrderedDict()  # until when, on the monotonic clock
         self.evictions = 0
@@ -30,7 +30,7 @@ class RecentRoutes:
         """Return how many routes are held."""
         return len(self._unused) + len(self._used)
 
-    def begin(self, loaded: dict[str, Entry]) -> None:
+    def begin(self, loaded: MutableMapping[str, Entry]) -> None:
         """Forget everything and begin with *loaded*, which is ours from now on."""
         self._unused = loaded
         self._used = OrderedDict()
@@ -75,7 +75,7 @@ class RecentRoutes:
         elif place is not None or (entry is not None and key in self._absences):
             self.put(key, entry)
 
-    def _place_of(self, key: str) -> dict[str, Entry] | None:
+    def _place_of(self, key: str) -> MutableMapping[str, Entry] | None:
         """Return where the route of *key* is held."""
         if key in self._used:
             return self._used

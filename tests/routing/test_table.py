@@ -1,0 +1,138 @@
+"""The packed table is a dictionary in everything but its size."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.routing.builders import OTHER_URL, URL, a_key
+from traffic_manager.routing import table as table_module
+from traffic_manager.routing.ports import Entry
+from traffic_manager.routing.table import RouteTable
+
+KEY = str(a_key())
+
+# Few, and one the beginning of others, so that records meet, overwrite each other and are taken for one another.
+keys = st.sampled_from(["a/b/c/v", "a/b/c/v1", "a/b/c/v10", "a/b/c", "", "é"]) | st.integers(0, 40).map(
+    lambda n: f"tenant/service/prod/v{n}"
+)
+entries = st.builds(Entry, st.sampled_from([URL, OTHER_URL, "https://é.example.com"]), st.integers(1, 2**62))
+
+
+def small_parts(patch: pytest.MonkeyPatch) -> None:
+    """Let a few routes fill segments and chunks as millions do."""
+    patch.setattr(table_module, "_SEGMENTS", 2)
+    patch.setattr(table_module, "_SEGMENT_MASK", 1)
+    patch.setattr(table_module, "_SEGMENT_BITS", 1)
+    patch.setattr(table_module, "_PLACE_BITS", 8)
+    patch.setattr(table_module, "_PLACE_MASK", 255)
+
+
+class AsADictionary(RuleBasedStateMachine):
+    """Does the same to a table and to a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._patch = pytest.MonkeyPatch()
+        small_parts(self._patch)
+        self.table = RouteTable()
+        self.model: dict[str, Entry] = {}
+
+    def teardown(self) -> None:
+        self._patch.undo()
+
+    @rule(key=keys, entry=entries)
+    def put(self, key: str, entry: Entry) -> None:
+        self.table[key] = self.model[key] = entry
+
+    @rule(loaded=st.dictionaries(keys, entries))
+    def load(self, loaded: dict[str, Entry]) -> None:
+        new = {key: entry for key, entry in loaded.items() if key not in self.model}
+        self.table.load((key, entry.url, entry.revision) for key, entry in new.items())
+        self.model |= new
+
+    @rule(key=keys)
+    def pop(self, key: str) -> None:
+        assert self.table.pop(key, None) == self.model.pop(key, None)
+
+    @precondition(lambda self: self.model)
+    @rule()
+    def pop_any(self) -> None:
+        key, entry = self.table.popitem()
+        assert self.model.pop(key) == entry
+
+    @rule(key=keys)
+    def get(self, key: str) -> None:
+        assert self.table.get(key) == self.model.get(key)
+        assert (key in self.table) == (key in self.model)
+
+    @invariant()
+    def same(self) -> None:
+        assert len(self.table) == len(self.model)
+        assert dict(self.table.items()) == self.model
+        assert set(self.table) == self.model.keys()
+
+    @invariant()
+    def room_is_accounted_for(self) -> None:
+        table = self.table
+        assert table._used_bytes == sum(map(len, table._chunks))
+        assert table._wasted_bytes == sum(table._waste)
+
+
+TestAsADictionary = AsADictionary.TestCase
+TestAsADictionary.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+
+
+def a_table(routes: int) -> RouteTable:
+    """Return a table of many routes."""
+    table = RouteTable()
+    table.load(
+        (f"tenant/service-{n}/prod/v1", f"https://service-{n}.example.com", n + 1) for n in range(routes)
+    )
+    return table
+
+
+def test_missing_key_is_none_or_a_key_error() -> None:
+    table = a_table(10)
+    assert table.get(KEY) is None
+    with pytest.raises(KeyError):
+        table[KEY]
+    with pytest.raises(KeyError):
+        del table[KEY]
+    with pytest.raises(KeyError):
+        RouteTable().popitem()
+
+
+def test_record_larger_than_a_chunk_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_parts(monkeypatch)
+    table = a_table(10)
+    table[KEY] = Entry("https://example.com/" + "x" * 1000, 5)
+    table["after/it/prod/v1"] = Entry(URL, 6)
+    assert table[KEY] == Entry("https://example.com/" + "x" * 1000, 5)
+    assert table["after/it/prod/v1"] == Entry(URL, 6)
+
+
+def test_room_of_overwritten_routes_is_used_again() -> None:
+    table = a_table(5_000)
+    before = sum(map(len, table._chunks))
+    for n in range(30_000):
+        table[f"tenant/service-{random.randrange(5_000)}/prod/v1"] = Entry(URL, n)
+    assert sum(map(len, table._chunks)) < 2 * before
+
+
+def test_room_of_deleted_routes_is_used_again() -> None:
+    table = a_table(20_000)
+    for key in list(table):
+        del table[key]
+    assert sum(map(len, table._chunks)) < table_module._PLACE_MASK * 1.1
+
+
+def test_route_takes_about_a_hundred_bytes() -> None:
+    table = RouteTable(20_000)
+    empty = sum(len(segment) * segment.itemsize for segment in table._segments)
+    table.load((f"tenant-{n % 20}/service-{n // 100}/prod/v{n % 100}", URL, n) for n in range(20_000))
+    assert (sum(map(len, table._chunks)) + empty) / 20_000 < 110
