@@ -22,8 +22,8 @@ from traffic_manager.errors import SourceUnavailable, StartRefused
 from traffic_manager.monitoring.logs import configure_logging
 from traffic_manager.monitoring.metrics import Metrics, clear, forget_worker
 from traffic_manager.outbox import Outbox
+from traffic_manager.parent import EXIT_REFUSED, Parent
 from traffic_manager.worker import Worker, counters_of
-from traffic_manager.workers import EXIT_REFUSED, Parent
 
 # Beyond draining and finishing: closing pools, releasing the lease.
 _CLOSE_S = 15.0

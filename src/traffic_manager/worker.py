@@ -30,6 +30,7 @@ from traffic_manager.monitoring.health import (
 from traffic_manager.monitoring.metrics import Metrics, PollOutcome
 from traffic_manager.monitoring.system_metrics import Source, SystemMetrics
 from traffic_manager.outbox import Outbox
+from traffic_manager.parent import EXIT_REFUSED
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
@@ -37,7 +38,6 @@ from traffic_manager.routing.registry import Registry
 from traffic_manager.routing.resolver import Resolver
 from traffic_manager.routing.urls import UrlPolicy
 from traffic_manager.routing.watchers import Watchers
-from traffic_manager.workers import EXIT_REFUSED
 
 if TYPE_CHECKING:
     from traffic_manager.cache.redis_client import RedisClient

@@ -304,7 +304,7 @@ def test_the_workers_end_when_their_parent_is_killed(tmp_path: Path, database: d
 # Many, so that the signal comes while the parent still forks.
 FORKING = """
 import signal, sys
-from traffic_manager.workers import Parent
+from traffic_manager.parent import Parent
 
 def work(index):
     print(index, flush=True)
