@@ -3,6 +3,10 @@
     TrafficManagerError
     ├── InvalidInput            what was sent breaks a rule; names each field
     ├── RequestRefused          a request that HTTP itself refuses: too large, wrong type
+    ├── Unauthenticated         no credential that is known, whole and in force
+    ├── Forbidden               the credential does not permit it; says nothing of what is there
+    ├── KeyNotFound             no such API key that the caller administers
+    ├── KeysUnavailable         no pepper is set, so no key can be made
     ├── RouteNotFound           no such route, said from knowledge
     ├── RouteConflict           create met a different route; carries it
     ├── PreconditionFailed      If-Match or If-None-Match did not hold; carries the route
@@ -66,6 +70,34 @@ class RequestRefused(TrafficManagerError):
         super().__init__(detail)
         self.status = status
         self.code = code
+
+
+class Unauthenticated(TrafficManagerError):
+    """No credential was shown, or none that is in force. It never says which: who guesses learns nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("a valid credential is needed")
+
+
+class Forbidden(TrafficManagerError):
+    """The credential does not permit it. Decided on the names alone, so it is the same whatever exists."""
+
+    def __init__(self) -> None:
+        super().__init__("the credential does not permit this")
+
+
+class KeyNotFound(TrafficManagerError):
+    """No API key of this id is the caller's to administer."""
+
+    def __init__(self) -> None:
+        super().__init__("no such key")
+
+
+class KeysUnavailable(TrafficManagerError):
+    """Keys can be neither made nor checked here."""
+
+    def __init__(self) -> None:
+        super().__init__("AUTH_PEPPER is not set")
 
 
 class RouteNotFound(TrafficManagerError):

@@ -85,6 +85,28 @@ STATEMENTS: dict[str, Callable[[SqlEngine], object]] = {
     "backlog": lambda e: e.leases.published_revision("relay"),
 }
 
+# SQLite sorts what one tenant has.
+LIMITED: dict[str, Callable[[SqlEngine], object]] = {
+    "page of two tenants, for whoever may see no others": lambda e: e.store.page(
+        NameFilter(within=frozenset({("tenant-15", "prod"), ("tenant-14", None)})), None, _LAST, 100
+    ),
+    "page of a service, for whoever may see one tenant": lambda e: e.store.page(
+        NameFilter(service="service-150", within=frozenset({("tenant-15", None)})), None, _LAST, 100
+    ),
+    "changes, for whoever may see one tenant": lambda e: e.store.changes(
+        NameFilter(within=frozenset({("tenant-15", None)})), ROUTES - 10, 100
+    ),
+}
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("statement", LIMITED)
+def test_statement_for_few_places_takes_up_few_rows(
+    large_postgres: SqlEngine, statement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for plan in plans_of(large_postgres, LIMITED[statement], monkeypatch):
+        assert not [step for step in plan if is_slow_in_postgres(step)], "\n".join(plan)
+
 
 @pytest.mark.parametrize("statement", STATEMENTS)
 @pytest.mark.parametrize("large", ["large_sqlite", pytest.param("large_postgres", marks=POSTGRES.marks)])

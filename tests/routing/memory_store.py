@@ -28,6 +28,7 @@ from traffic_manager.routing.ports import (
     RoutePage,
     Sighting,
     Slice,
+    StoredKey,
     Table,
 )
 
@@ -46,6 +47,7 @@ class _Row:
     batch_end: int
     change: Change | None
     chain: bytes
+    is_key: bool = False
 
 
 @dataclass
@@ -73,6 +75,7 @@ class MemoryStore:
         self.probes = 0
         self._hints: list[int] = []
         self._hint_bell = Bell()
+        self.stored_keys: list[StoredKey] = []
         self._clock = clock
         self._log: dict[int, _Row] = {}
         self._routes: dict[RouteKey, Route] = {}
@@ -161,7 +164,12 @@ class MemoryStore:
         if not rows:
             return None
         self.slices.append(
-            Slice(rows[-1].revision, rows[-1].chain, [row.change for row in rows if row.change])
+            Slice(
+                rows[-1].revision,
+                rows[-1].chain,
+                [row.change for row in rows if row.change],
+                has_keys=any(row.is_key for row in rows),
+            )
         )
         return self.slices[-1]
 
@@ -187,6 +195,10 @@ class MemoryStore:
         self.probes += 1
         if self.hints_come:
             self.hint(0)
+
+    def keys(self) -> Sequence[StoredKey]:
+        with self._answering():
+            return list(self.stored_keys)
 
     def close(self) -> None:
         self.is_closed = True
@@ -251,6 +263,13 @@ class MemoryStore:
         with self._state:
             revision = self.head.revision + 1
             self._log[revision] = _Row(revision, revision, None, revision.to_bytes(32))
+
+    def change_keys(self, *keys: StoredKey) -> None:
+        """Have these keys from now on, and tell of it in the log."""
+        with self._state:
+            self.stored_keys = list(keys)
+            revision = self.head.revision + 1
+            self._log[revision] = _Row(revision, revision, None, revision.to_bytes(32), is_key=True)
 
     def lose_change(self, revision: int) -> None:
         """Remove a row of the log, as tampering would."""

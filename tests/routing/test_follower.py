@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -23,11 +23,12 @@ from tests.routing.builders import (
     put,
 )
 from tests.routing.memory_store import MemoryStore
+from traffic_manager.errors import SourceUnavailable
 from traffic_manager.routing import follower as follower_module
 from traffic_manager.routing import hints
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
-from traffic_manager.routing.ports import Entry, NameFilter
+from traffic_manager.routing.ports import Entry, Keyring, NameFilter, StoredKey
 from traffic_manager.routing.watchers import Watchers
 
 KEY = str(a_key())
@@ -64,12 +65,12 @@ class Events:
 class Following:
     """A follower at work, with all its parts."""
 
-    def __init__(self, store: MemoryStore, max_routes: int) -> None:
+    def __init__(self, store: MemoryStore, max_routes: int, keyring: Keyring | None) -> None:
         self.store = store
         self.mirror = Mirror(max_routes)
         self.events = Events()
         self.watchers = Watchers()
-        self.follower = Follower(store, self.mirror, self.events, self.watchers)
+        self.follower = Follower(store, self.mirror, self.events, self.watchers, keyring)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -81,10 +82,10 @@ async def until(condition: Callable[[], object]) -> None:
 
 @asynccontextmanager
 async def following(
-    store: MemoryStore, max_routes: int = 100, *, wait: bool = True
+    store: MemoryStore, max_routes: int = 100, *, wait: bool = True, keyring: Keyring | None = None
 ) -> AsyncIterator[Following]:
     """Run a follower over *store*, by default synchronised."""
-    found = Following(store, max_routes)
+    found = Following(store, max_routes, keyring)
     found.follower.start()
     try:
         if wait:
@@ -411,3 +412,50 @@ async def test_source_that_never_hints_is_polled_often() -> None:
         polls = f.events.polls
         await until(lambda: f.events.polls >= polls + 5)
         assert (store.probes, f.events.are_hints_trusted) == (1, False)
+
+
+class Keys:
+    """A keyring that notes what it is given."""
+
+    def __init__(self) -> None:
+        self.loads: list[list[str]] = []
+        self.is_loaded = False
+
+    def load(self, keys: Collection[StoredKey]) -> None:
+        self.loads.append([key.id for key in keys])
+        self.is_loaded = True
+
+
+def a_stored_key(key_id: str) -> StoredKey:
+    return StoredKey(key_id, "alice", bytes(32), "[]", 0)
+
+
+@on_a_loop
+async def test_keys_are_loaded_with_the_table_and_again_with_every_change_of_one() -> None:
+    store, keys = MemoryStore(), Keys()
+    store.stored_keys = [a_stored_key("a")]
+    async with following(store, keyring=keys) as f:
+        assert keys.loads == [["a"]]
+        commit(store, create())
+        await until(lambda: f.mirror.applied == 1)
+        store.change_keys(a_stored_key("b"))
+        await until(lambda: f.mirror.applied == 2)
+        assert keys.loads == [["a"], ["b"]]
+
+
+@on_a_loop
+async def test_slice_whose_keys_cannot_be_read_is_applied_later_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, keys = MemoryStore(), Keys()
+    async with following(store, keyring=keys) as f:
+        read_keys = store.keys
+
+        def fail_once() -> Sequence[StoredKey]:
+            monkeypatch.setattr(store, "keys", read_keys)
+            raise SourceUnavailable
+
+        monkeypatch.setattr(store, "keys", fail_once)
+        store.change_keys(a_stored_key("b"))
+        await until(lambda: f.mirror.applied == 1)
+        assert (keys.loads, f.events.failures) == ([[], ["b"]], 1)

@@ -61,6 +61,7 @@ from traffic_manager.routing.ports import (
     RouteStore,
     Sighting,
     Slice,
+    StoredKey,
     Table,
     WriteTransaction,
 )
@@ -149,6 +150,10 @@ class SteppedFeed:
 
     def probe(self) -> None:
         self._feed.probe()
+
+    def keys(self) -> Sequence[StoredKey]:
+        self._wait()
+        return self._feed.keys()
 
     def close(self) -> None:
         self._feed.close()

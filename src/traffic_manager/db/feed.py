@@ -9,8 +9,8 @@ from traffic_manager.db.pool import Database, FeedConnection, wait_readable
 from traffic_manager.db.session import Row, Session
 from traffic_manager.db.store import CHANGE_COLUMNS, HEAD_COLUMNS, change_of
 from traffic_manager.errors import RevisionGap, SchemaMismatch
-from traffic_manager.routing.chain import ROUTE_KIND
-from traffic_manager.routing.ports import Head, Pulse, Slice, Table
+from traffic_manager.routing.chain import KEY_KIND, ROUTE_KIND
+from traffic_manager.routing.ports import Head, Pulse, Slice, StoredKey, Table
 from traffic_manager.routing.table import RouteTable
 
 # One statement for each poll, and for each change; all subqueries go over the primary key of changes.
@@ -25,6 +25,9 @@ _ACTIVE = "select tenant || '/' || service || '/' || env || '/' || version, url,
 _COUNT = "select count(*) from routes where is_active"
 _RECENT = f"""select revision, tenant || '/' || service || '/' || env || '/' || version from changes
     where revision > :floor and kind = '{ROUTE_KIND}' order by revision"""
+
+# The digests are read here alone, for those who check keys. All at once: they are few, and seldom change.
+_KEYS = "select id, owner, digest, grants, expires_at from api_keys where revoked_at is null"
 
 
 class SqlFeed:
@@ -78,6 +81,11 @@ class SqlFeed:
             with self._database.reading() as session:
                 session.row(statement, revision="0")
 
+    def keys(self) -> Sequence[StoredKey]:
+        """Return the keys that are not revoked, as they are now: perhaps newer than the last slice, never older."""
+        with self._using() as connection, connection.reading() as session:
+            return [StoredKey(*row) for row in session.rows(_KEYS)]
+
     def close(self) -> None:
         """Give the connection back; the next call opens another."""
         if self._connection:
@@ -128,7 +136,8 @@ def _slice_of(rows: list[Row], after: int) -> Slice | None:
     if not whole:
         return None
     changes = [change_of(row[2:]) for row in whole if row[0] == ROUTE_KIND]
-    return Slice(upto=whole[-1][2], chain=whole[-1][1], changes=changes)
+    has_keys = any(row[0] == KEY_KIND for row in whole)
+    return Slice(upto=whole[-1][2], chain=whole[-1][1], changes=changes, has_keys=has_keys)
 
 
 def _check_contiguous(rows: list[Row], after: int) -> None:

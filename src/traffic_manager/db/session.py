@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any, Protocol
 
 Row = tuple[Any, ...]  # Any: a row's columns are of several types, and the store names them
@@ -88,7 +88,7 @@ class Session:
         return cursor
 
 
-@cache
+@lru_cache(1024)
 def pyformat(statement: str) -> str:
     """Return *statement* with `%(name)s` for `:name`, as psycopg wants it; `::` casts stay."""
-    return re.sub(r"(?<!:):([a-z_]+)", r"%(\1)s", statement)
+    return re.sub(r"(?<!:):([a-z_][a-z0-9_]*)", r"%(\1)s", statement)

@@ -20,6 +20,7 @@ from traffic_manager.routing.ports import (
     ChangePage,
     Head,
     NameFilter,
+    Names,
     RoutePage,
     Sighting,
     WriteTransaction,
@@ -165,10 +166,23 @@ class SqlWriteTransaction:
 
 
 def _name_conditions(table: str, wanted: NameFilter) -> tuple[list[str], dict[str, Any]]:
-    asked = {
-        field: name for field, name in zip(RouteKey._fields, wanted.names, strict=True) if name is not None
-    }
-    return [f"{table}.{field} = :{field}" for field in asked], dict(asked)
+    """Return conditions that all must hold, and their parameters. What the caller may not see is left out here, by
+    the database, and not later: pages and their tokens would tell of it."""
+    parameters: dict[str, Any] = {}
+    alternatives = [
+        " and ".join(_pattern_conditions(table, f"{position}", names, parameters)) or "true"
+        for position, names in enumerate(wanted.patterns)
+    ]
+    if alternatives == ["true"]:
+        return [], {}
+    return ["(" + (" or ".join(alternatives) or "false") + ")"], parameters
+
+
+def _pattern_conditions(table: str, suffix: str, names: Names, parameters: dict[str, Any]) -> Iterator[str]:
+    for field, name in zip(RouteKey._fields, names, strict=True):
+        if name is not None:
+            parameters[f"{field}_{suffix}"] = name
+            yield f"{table}.{field} = :{field}_{suffix}"
 
 
 def _as_json(keys: Collection[RouteKey]) -> str:

@@ -2,24 +2,33 @@
 
 Version 1: SHA-256 over the digest before (32 zero bytes at first) and the change as a compact JSON array of
 its columns in the order of the table, UTF-8, times in integer microseconds. Both engines give the same.
+Version 2, of changes of other kinds than routes, has the column `detail` after the others.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from traffic_manager.routing.model import Change
 
 CHAIN_VERSION = 1
+DETAIL_CHAIN_VERSION = 2
 CHAIN_START = bytes(32)
 ROUTE_KIND = "route"
+KEY_KIND = "key"
 
 
 def next_link(previous: bytes, change: Change) -> bytes:
     """Return the digest after *change*, given the digest before it."""
-    document = json.dumps(columns_of(change), ensure_ascii=False, separators=(",", ":"))
+    return link(previous, columns_of(change))
+
+
+def link(previous: bytes, columns: Sequence[Any]) -> bytes:  # Any: as in columns_of
+    """Return the digest after the change with these *columns*, given the digest before it."""
+    document = json.dumps(columns, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(previous + document.encode()).digest()
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from traffic_manager.errors import RevisionGap, SourceUnavailable, StartRefused
 from traffic_manager.routing.bell import Bell
 from traffic_manager.routing.hints import Hints
 from traffic_manager.routing.mirror import WINDOW_CHANGES, Mirror
-from traffic_manager.routing.ports import ChangeFeed, Head, Pulse, Slice, Table
+from traffic_manager.routing.ports import ChangeFeed, Head, Keyring, Pulse, Slice, StoredKey, Table
 from traffic_manager.routing.watchers import Watchers
 
 # A slice must hold the largest batch (1,000); 100,000 changes were caught up in 0.3 s in slices of 2,000.
@@ -55,12 +56,21 @@ class FollowerEvents(Protocol):
 
 
 class Follower:
-    """Keeps *mirror* at the head of *feed*, and tells *watchers* of what it applied."""
+    """Keeps *mirror* and *keyring* (None: nobody is asked for a key) at the head of *feed*, and tells *watchers* of
+    what it applied."""
 
-    def __init__(self, feed: ChangeFeed, mirror: Mirror, events: FollowerEvents, watchers: Watchers) -> None:
+    def __init__(
+        self,
+        feed: ChangeFeed,
+        mirror: Mirror,
+        events: FollowerEvents,
+        watchers: Watchers,
+        keyring: Keyring | None = None,
+    ) -> None:
         self._feed = feed
         self._mirror = mirror
         self._watchers = watchers
+        self._keyring = keyring
         self._events = events
         self._bell = Bell()
         self._hints = Hints(events.hinted)
@@ -202,7 +212,9 @@ class Follower:
         self.head_revision = pulse.head.revision
         changes = pulse.changes
         while changes is not None and not self._is_stopping:
-            self._on_loop(lambda changes=changes: self._apply(changes))  # type: ignore[misc] # bound now
+            # Read after the slice: as new as its changes, or newer.
+            keys = self._read_keys() if changes.has_keys else None
+            self._on_loop(partial(self._apply, changes, keys))
             if self._mirror.applied >= self.head_revision:
                 break
             changes = self._feed.slice(self._mirror.applied, SLICE_CHANGES)
@@ -225,7 +237,11 @@ class Follower:
         if is_fork:
             self._events.fork()
             log.error("history_fork", applied=self._mirror.applied, head=table.head.revision)
-        self._on_loop(lambda: self._load(table, is_fork))
+        keys = self._read_keys()
+        self._on_loop(lambda: self._load(table, keys, is_fork))
+
+    def _read_keys(self) -> Sequence[StoredKey] | None:
+        return self._feed.keys() if self._keyring is not None else None
 
     def _reload_safely(self) -> Exception | None:
         try:
@@ -250,8 +266,9 @@ class Follower:
             while not done.wait(1.0) and not self._is_stopping:
                 pass
 
-    def _load(self, table: Table, is_fork: bool) -> None:
+    def _load(self, table: Table, keys: Sequence[StoredKey] | None, is_fork: bool) -> None:
         is_other = self._mirror.head is not None
+        self._load_keys(keys)
         self._mirror.load(table, is_other_history=is_fork)
         self.synchronised.set()
         self._let_go()
@@ -266,7 +283,13 @@ class Follower:
         if table.beyond:
             self._warn_of_limit()
 
-    def _apply(self, changes: Slice) -> None:
+    def _load_keys(self, keys: Sequence[StoredKey] | None) -> None:
+        if self._keyring is not None and keys is not None:
+            self._keyring.load(keys)
+
+    def _apply(self, changes: Slice, keys: Sequence[StoredKey] | None) -> None:
+        # The keys first: whoever waits for the revision of a revocation finds it in force.
+        self._load_keys(keys)
         head = self._mirror.head
         assert head is not None  # noqa: S101 slices come after a table
         was_complete = self._mirror.is_complete

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from traffic_manager.errors import EpochMismatch, NotYetReached, TrafficManagerError
@@ -55,23 +55,56 @@ class Sighting:
     routes: Mapping[RouteKey, Route]
 
 
+Names = tuple[str | None, str | None, str | None, str | None]
+# A tenant's environment; None: of any tenant, any environment.
+Place = tuple[str | None, str | None]
+
+EVERYWHERE: frozenset[Place] = frozenset({(None, None)})
+
+
 @dataclass(frozen=True, slots=True)
 class NameFilter:
-    """Which routes or changes are asked for; None means any."""
+    """Which routes or changes are asked for; None means any. *within*: only those in one of these places, because
+    the caller may see no others."""
 
     tenant: str | None = None
     service: str | None = None
     env: str | None = None
     version: str | None = None
+    within: frozenset[Place] = EVERYWHERE
 
     def matches(self, key: RouteKey) -> bool:
-        """Return whether *key* has every name asked for."""
-        return all(wanted is None or wanted == name for wanted, name in zip(self.names, key, strict=True))
+        """Return whether *key* has every name asked for, in a place of *within*."""
+        return any(
+            all(wanted is None or wanted == name for wanted, name in zip(pattern, key, strict=True))
+            for pattern in self.patterns
+        )
 
     @property
-    def names(self) -> tuple[str | None, str | None, str | None, str | None]:
+    def names(self) -> Names:
         """The four wanted names in the order of a key."""
         return self.tenant, self.service, self.env, self.version
+
+    @property
+    def patterns(self) -> Sequence[Names]:
+        """What a key must have the names of: one of these; none if *within* leaves nothing of what is asked for."""
+        if (None, None) in self.within:
+            return [self.names]
+        allowed = [
+            (tenant or self.tenant, self.service, env or self.env, self.version)
+            for tenant, env in self.within
+            if _agree(tenant, self.tenant) and _agree(env, self.env)
+        ]
+        # Alike ones side by side, so that filters of one shape become one statement.
+        return sorted(set(allowed), key=lambda names: [name or "" for name in names])
+
+    def limited_to(self, within: frozenset[Place]) -> NameFilter:
+        """Return the same question within these places."""
+        return replace(self, within=within)
+
+
+def _agree(allowed: str | None, wanted: str | None) -> bool:
+    return allowed is None or wanted is None or allowed == wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +182,26 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A row of an API key, as those need it who check keys; *grants* is JSON text. Times are microseconds since
+    1970, UTC."""
+
+    id: str
+    owner: str
+    digest: bytes = field(repr=False)
+    grants: str
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class Slice:
     """Changes of routes in (after, upto], whole batches only; *chain* is the digest at *upto*. Changes of
-    other kinds are passed over, but *upto* counts them."""
+    other kinds are passed over, but *upto* counts them, and *has_keys* tells whether API keys changed."""
 
     upto: int
     chain: bytes
     changes: Sequence[Change]
+    has_keys: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +236,20 @@ class ChangeFeed(Protocol):
     def probe(self) -> None:
         """Send every follower a hint of revision 0, where there are hints, by the way that writers' hints take."""
 
+    def keys(self) -> Sequence[StoredKey]:
+        """Return the API keys that are not revoked as they are now: never older than what was read before."""
+
     def close(self) -> None:
         """Give the connection back."""
+
+
+class Keyring(Protocol):
+    """The API keys in memory, which a follower keeps as it keeps the mirror."""
+
+    is_loaded: bool
+
+    def load(self, keys: Collection[StoredKey]) -> None:
+        """Take these keys instead of all that were here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Who waits for changes, and for which: wakes a watcher for what it asked for, and for nothing else.
 
 The follower tells of each slice that it applied; all of this runs on the event loop. Watchers lie in an index by
-the names that they ask for, so a change costs the same however many others wait for something else.
+the names that they ask for (or may see), so a change costs the same however many others wait for something else.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 
-from traffic_manager.routing.model import Change
-from traffic_manager.routing.ports import NameFilter
+from traffic_manager.routing.model import Change, RouteKey
+from traffic_manager.routing.ports import NameFilter, Names
 
-Names = tuple[str | None, ...]
 # Which of the four names a filter asks for: there are 16 of these at most.
 Asked = tuple[bool, ...]
 
@@ -43,7 +42,7 @@ class Watcher:
 
     def notice(self, revision: int) -> None:
         """Take note that the change of *revision* matches."""
-        self.seen = revision
+        self.seen = max(self.seen, revision)
         self._event.set()
 
     def release(self) -> None:
@@ -94,23 +93,26 @@ class Watchers:
         self.reloaded()
 
     def _add(self, watcher: Watcher) -> None:
-        groups = self._groups.setdefault(_asked(watcher.wanted.names), {})
-        groups.setdefault(watcher.wanted.names, set()).add(watcher)
+        for names in watcher.wanted.patterns:
+            self._groups.setdefault(_asked(names), {}).setdefault(names, set()).add(watcher)
 
     def _remove(self, watcher: Watcher) -> None:
         """Forget the watcher, and its group with the last of it."""
-        names = watcher.wanted.names
-        groups = self._groups[_asked(names)]
-        groups[names].discard(watcher)
-        if not groups[names]:
-            del groups[names]
-        if not groups:
-            del self._groups[_asked(names)]
+        for names in watcher.wanted.patterns:
+            groups = self._groups[_asked(names)]
+            groups[names].discard(watcher)
+            if not groups[names]:
+                del groups[names]
+            if not groups:
+                del self._groups[_asked(names)]
 
 
 def _asked(names: Names) -> Asked:
     return tuple(name is not None for name in names)
 
 
-def _names_asked(key: tuple[str, ...], asked: Asked) -> Names:
-    return tuple(name if is_asked else None for name, is_asked in zip(key, asked, strict=True))
+def _names_asked(key: RouteKey, asked: Asked) -> Names:
+    tenant, service, env, version = (
+        name if wanted else None for name, wanted in zip(key, asked, strict=True)
+    )
+    return tenant, service, env, version

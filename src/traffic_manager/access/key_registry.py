@@ -1,0 +1,116 @@
+"""Makes, replaces and ends API keys, for those who may: `api` calls it for callers, `cli` for whoever has the
+database's credentials anyway.
+
+Nobody gives away more than they have: a key is administered by whoever may do so in every place that it holds for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from traffic_manager.access.credentials import Credential
+from traffic_manager.access.permissions import Grant, Operation, Principal
+from traffic_manager.access.ports import ApiKey, KeyAction, KeyStore, KeyTransaction
+from traffic_manager.errors import Forbidden, KeyNotFound, KeysUnavailable
+from traffic_manager.routing.operations import Author
+from traffic_manager.routing.ports import Head
+
+DEFAULT_LIFETIME = timedelta(days=365)
+DEFAULT_OVERLAP = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A new key, with its *secret* text: the only time that it can be read. *head*: where history stands."""
+
+    key: ApiKey
+    secret: Credential
+    head: Head
+
+
+class KeyRegistry:
+    """Changes keys in *store*, one transaction a call; blocking. *committed* is called with the new head revision."""
+
+    def __init__(self, store: KeyStore, pepper: bytes | None, committed: Callable[[int], None]) -> None:
+        self._store = store
+        self._pepper = pepper
+        self._committed = committed
+
+    def keys(self, caller: Principal) -> tuple[Head, Sequence[ApiKey]]:
+        """Return the keys that *caller* administers, in the order of their ids."""
+        head, keys = self._store.keys()
+        return head, [key for key in keys if _administers(caller, Operation.LIST_KEYS, key.grants)]
+
+    def create(
+        self, caller: Principal, author: Author, owner: str, grants: Sequence[Grant], lifetime: timedelta
+    ) -> Issued:
+        """Return a new key of *owner*. Raises Forbidden if it would hold where *caller* administers nothing."""
+        if not _administers(caller, Operation.CREATE_KEY, grants):
+            raise Forbidden
+        with self._store.writing(None, author) as transaction:
+            issued = self._issue(transaction, author, owner, tuple(dict.fromkeys(grants)), lifetime)
+        return self._done(issued)
+
+    def rotate(
+        self, caller: Principal, author: Author, key_id: str, overlap: timedelta, lifetime: timedelta
+    ) -> Issued:
+        """Return a new key of the same owner with the same grants; the old one ends after *overlap*, if it would not
+        sooner. Raises KeyNotFound, also for one that is no longer in force: that one is not to come back."""
+        with self._store.writing(key_id, author) as transaction:
+            old = _found(transaction, caller, Operation.ROTATE_KEY)
+            if not old.is_live(transaction.now):
+                raise KeyNotFound
+            issued = self._issue(transaction, author, old.owner, old.grants, lifetime)
+            ends_at = min(old.expires_at, transaction.now + _microseconds(overlap))
+            transaction.change(replace(old, expires_at=ends_at), KeyAction.SHORTENED)
+        return self._done(replace(issued, head=replace(issued.head, revision=issued.head.revision + 1)))
+
+    def revoke(self, caller: Principal, author: Author, key_id: str) -> tuple[Head, ApiKey]:
+        """End a key for good and return it; nothing changes if it was revoked before. Raises KeyNotFound."""
+        with self._store.writing(key_id, author) as transaction:
+            key, head = _found(transaction, caller, Operation.REVOKE_KEY), transaction.head
+            if key.revoked_at is None:
+                key = replace(key, revoked_at=transaction.now)
+                transaction.change(key, KeyAction.REVOKED)
+                head = replace(head, revision=head.revision + 1)
+        self._committed(head.revision)
+        return head, key
+
+    def _issue(
+        self,
+        transaction: KeyTransaction,
+        author: Author,
+        owner: str,
+        grants: tuple[Grant, ...],
+        lifetime: timedelta,
+    ) -> Issued:
+        if self._pepper is None:
+            raise KeysUnavailable
+        secret = Credential.new()
+        now = transaction.now
+        key = ApiKey(secret.key_id, owner, grants, now, author.actor, now + _microseconds(lifetime))
+        transaction.issue(key, secret.digest(self._pepper))
+        return Issued(key, secret, replace(transaction.head, revision=transaction.head.revision + 1))
+
+    def _done(self, issued: Issued) -> Issued:
+        self._committed(issued.head.revision)
+        return issued
+
+
+def _administers(caller: Principal, operation: Operation, grants: Sequence[Grant]) -> bool:
+    places = [grant.place for grant in grants] or [(None, None)]
+    return all(caller.may(operation, tenant, env) for tenant, env in places)
+
+
+def _found(transaction: KeyTransaction, caller: Principal, operation: Operation) -> ApiKey:
+    """Return the key asked for. One that is not the caller's to administer is as good as missing."""
+    key = transaction.key
+    if key is None or not _administers(caller, operation, key.grants):
+        raise KeyNotFound
+    return key
+
+
+def _microseconds(span: timedelta) -> int:
+    return span // timedelta(microseconds=1)

@@ -1,0 +1,146 @@
+"""What each role may do, and the one decision that every way in asks: may this principal do that there?
+
+`ROLES_OF` is the only table of it. The API, the lanes, docs/security.md and the test matrix all come from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple, Self
+
+from traffic_manager.errors import Forbidden
+from traffic_manager.routing.ports import NameFilter, Place
+
+ANY = "*"
+
+
+class Role(StrEnum):
+    """What a grant lets its holder be."""
+
+    RESOLVER = "resolver"
+    VIEWER = "viewer"
+    EDITOR = "editor"
+    ADMIN = "admin"
+
+
+class Operation(StrEnum):
+    """What a caller can want. The writing ones are named as the verbs of `routing`."""
+
+    RESOLVE = "resolve"
+    LIST = "list"
+    GET = "get"
+    HISTORY = "history"
+    CHANGES = "changes"
+    CREATE = "create"
+    PUT = "put"
+    ACTIVATE = "activate"
+    DEACTIVATE = "deactivate"
+    DELETE = "delete"
+    LIST_KEYS = "list-keys"
+    CREATE_KEY = "create-key"
+    ROTATE_KEY = "rotate-key"
+    REVOKE_KEY = "revoke-key"
+    READ_METRICS = "read-metrics"
+
+
+_ALL = frozenset(Role)
+_VIEWERS = frozenset({Role.VIEWER, Role.EDITOR, Role.ADMIN})
+_EDITORS = frozenset({Role.EDITOR, Role.ADMIN})
+_ADMINS = frozenset({Role.ADMIN})
+
+ROLES_OF: Mapping[Operation, frozenset[Role]] = {
+    Operation.RESOLVE: _ALL,
+    Operation.LIST: _VIEWERS,
+    Operation.GET: _VIEWERS,
+    Operation.HISTORY: _VIEWERS,
+    Operation.CHANGES: _VIEWERS,
+    Operation.CREATE: _EDITORS,
+    Operation.PUT: _EDITORS,
+    Operation.ACTIVATE: _EDITORS,
+    Operation.DEACTIVATE: _EDITORS,
+    Operation.DELETE: _EDITORS,
+    Operation.LIST_KEYS: _ADMINS,
+    Operation.CREATE_KEY: _ADMINS,
+    Operation.ROTATE_KEY: _ADMINS,
+    Operation.REVOKE_KEY: _ADMINS,
+    Operation.READ_METRICS: _VIEWERS,
+}
+
+
+class Grant(NamedTuple):
+    """A role in a tenant's environment; None: in any."""
+
+    role: Role
+    tenant: str | None
+    env: str | None
+
+    @property
+    def place(self) -> Place:
+        """Where it holds."""
+        return self.tenant, self.env
+
+    def written(self) -> list[str]:
+        """Return it as rows and answers have it: role, tenant, environment, `*` for any."""
+        return [self.role.value, self.tenant or ANY, self.env or ANY]
+
+    @classmethod
+    def known(cls, role: str, tenant: str, env: str) -> Self:
+        """Return the grant of checked words. Raises ValueError for a role that does not exist."""
+        return cls(Role(role), None if tenant == ANY else tenant, None if env == ANY else env)
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Somebody who asks: *name* is what changes say of who made them, *key_id* the key that was shown (None where
+    nobody is asked for one)."""
+
+    name: str
+    grants: tuple[Grant, ...]
+    key_id: str | None = None
+    _places: Mapping[Operation, frozenset[Place]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        places = {op: frozenset(g.place for g in self.grants if g.role in ROLES_OF[op]) for op in Operation}
+        object.__setattr__(self, "_places", places)  # frozen for everybody else
+
+    def may(self, operation: Operation, tenant: str | None, env: str | None) -> bool:
+        """Return whether *operation* is permitted in that tenant's environment (None: in all of them). This is the
+        decision; it looks at the names alone, never at what is there."""
+        places = self._places[operation]
+        return (
+            (tenant, env) in places
+            or (None, None) in places
+            or (tenant, None) in places
+            or (None, env) in places
+        )
+
+    def check(self, operation: Operation, tenant: str | None, env: str | None) -> None:
+        """Raise Forbidden unless *operation* is permitted there."""
+        if not self.may(operation, tenant, env):
+            raise Forbidden
+
+    def narrowed(self, operation: Operation, wanted: NameFilter) -> NameFilter:
+        """Return *wanted*, limited to where *operation* is permitted. Raises Forbidden if that is nowhere."""
+        limited = wanted.limited_to(self._places[operation])
+        if not limited.patterns:
+            raise Forbidden
+        return limited
+
+    def operations(self, grant: Grant) -> list[Operation]:
+        """Return what *grant* lets it do."""
+        return [operation for operation in Operation if grant.role in ROLES_OF[operation]]
+
+
+def as_text(grants: Iterable[Grant]) -> str:
+    """Return *grants* as a row keeps them."""
+    return json.dumps([grant.written() for grant in grants], separators=(",", ":"))
+
+
+def grants_of(text: str) -> tuple[Grant, ...]:
+    """Return the grants of a row. One that this version does not understand grants nothing."""
+    written: list[Any] = json.loads(text)  # Any: JSON values
+    roles = {role.value for role in Role}
+    return tuple(Grant.known(*grant) for grant in written if grant[0] in roles)

@@ -1,0 +1,69 @@
+"""What the rules of access need from the database; `db.key_store` has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from traffic_manager.access.permissions import Grant
+from traffic_manager.routing.operations import Author
+from traffic_manager.routing.ports import Head
+
+
+class KeyAction(StrEnum):
+    """What a change did to its key."""
+
+    CREATED = "created"
+    SHORTENED = "shortened"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What may be known of a key: all but its secret and the digest of it. Times are microseconds since 1970, UTC;
+    *revoked_at* is None as long as it is not."""
+
+    id: str
+    owner: str
+    grants: tuple[Grant, ...]
+    created_at: int
+    created_by: str
+    expires_at: int
+    revoked_at: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What changes say of who made them."""
+        return f"{self.owner}/{self.id}"
+
+    def is_live(self, now: int) -> bool:
+        """Return whether it is in force at *now*."""
+        return self.revoked_at is None and now < self.expires_at
+
+
+class KeyTransaction(Protocol):
+    """An open transaction that holds the revision lock. Each change of a key is a change of the log."""
+
+    head: Head
+    now: int  # the database's clock
+    key: ApiKey | None  # the one asked for
+
+    def issue(self, key: ApiKey, digest: bytes) -> None:
+        """Keep a new key with the digest of its secret."""
+
+    def change(self, key: ApiKey, action: KeyAction) -> None:
+        """Keep the new state of a key."""
+
+
+class KeyStore(Protocol):
+    """The keys in the database."""
+
+    def keys(self) -> tuple[Head, Sequence[ApiKey]]:
+        """Return all keys, also those no longer in force, in the order of their ids."""
+
+    def writing(self, key_id: str | None, author: Author) -> AbstractContextManager[KeyTransaction]:
+        """Begin a change of the key *key_id* by *author*: commits when the block ends well, all its changes as one
+        batch, else nothing was written."""
