@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -28,6 +29,11 @@ from traffic_manager.worker import Worker, counters_of
 # Beyond draining and finishing: closing pools, releasing the lease.
 _CLOSE_S = 15.0
 _DEFAULT_PORT = 8000
+# Open files of a worker beside its clients' and the pool's: metrics, logs, Redis, Kafka, the follower.
+_OWN_FILES = 64
+_NOFILE = resource.RLIMIT_NOFILE
+# No worker ever holds more, and some systems' limit is a billion.
+_MOST_FILES = 2**20
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +55,14 @@ def _serve(settings: Settings, migrate_first: bool) -> int:
         migrate(settings.db)
     _check_database(settings)
     listener = _listen(settings)
-    log.info("listening", address=f"{settings.api.host}:{settings.api.port}", workers=settings.api.workers)
+    files = _raise_open_files()
+    log.info(
+        "listening",
+        address=f"{settings.api.host}:{settings.api.port}",
+        workers=settings.api.workers,
+        open_files=files,
+        connections=max(0, files - settings.db.pool_max - _OWN_FILES) * settings.api.workers,
+    )
     if settings.app.is_development:
         _print_welcome(settings)
     if settings.api.workers == 1:
@@ -76,6 +89,20 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         where = f"{settings.api.host}:{settings.api.port}"
         raise StartRefused(f"API_HOST, API_PORT: cannot listen on {where}: {error.strerror}") from error
+
+
+def _raise_open_files() -> int:
+    """Raise the soft limit of open files to the hard one, for workers to inherit, and return it: each connection
+    is one, and 1,024, the usual soft limit, is for programs that call select()."""
+    soft, hard = (_MOST_FILES if n == resource.RLIM_INFINITY else n for n in resource.getrlimit(_NOFILE))
+    wanted = min(hard, _MOST_FILES)
+    if wanted <= soft:
+        return soft
+    try:
+        resource.setrlimit(_NOFILE, (wanted, resource.getrlimit(_NOFILE)[1]))
+    except (ValueError, OSError):  # some systems allow less than they say
+        return soft
+    return wanted
 
 
 def _run_worker(settings: Settings, listener: socket.socket, directory: Path | None, index: int) -> int:

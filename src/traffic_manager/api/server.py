@@ -17,6 +17,9 @@ from traffic_manager.api.lane import App
 # In-flight requests have this long to finish; a long poll is let go at once.
 FINISH_S = 15.0
 KEEP_ALIVE_S = 30
+# Connections that wait to be accepted: as many as the system allows (net.core.somaxconn), for clients of a node
+# that has gone all come at once.
+_BACKLOG = 65_535
 _CLOSE = (b"connection", b"close")
 
 log = structlog.get_logger(__name__)
@@ -42,6 +45,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
+                backlog=_BACKLOG,
                 timeout_graceful_shutdown=int(FINISH_S),
             )
         )
@@ -93,6 +97,6 @@ def bind(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((host, port))
-    listener.listen(2048)
+    listener.listen(_BACKLOG)
     listener.set_inheritable(True)
     return listener
