@@ -6,11 +6,13 @@ import io
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from traffic_manager.db.postgres import REVISION_LOCK
 from traffic_manager.routing.chain import CHAIN_START, CHAIN_VERSION, columns_of, next_link
 from traffic_manager.routing.model import Action, Change, RouteKey
 
@@ -59,11 +61,32 @@ def fill_postgres(environment: Mapping[str, str], count: int) -> None:
                 ("routes", _ROUTE_COLUMNS, routes),
                 ("changes", _CHANGE_COLUMNS, changes),
             ):
-                with cursor.copy(f"copy {table} ({columns}) from stdin") as copy:
-                    copy.write(_as_copy(rows))
+                _copy(cursor, table, columns, rows)
     with psycopg.connect(_conninfo(environment), autocommit=True) as connection:
         connection.execute("analyze")
         connection.execute("checkpoint")
+
+
+def change_postgres(environment: Mapping[str, str], count: int) -> int:
+    """Change the first *count* routes in one commit, one revision each, and return the head after it."""
+    with psycopg.connect(_conninfo(environment)) as connection, connection.cursor() as cursor:
+        cursor.execute("select pg_advisory_xact_lock(%s)", [REVISION_LOCK])
+        cursor.execute("select revision, chain from changes order by revision desc limit 1")
+        ((head, chain),) = cursor.fetchall()
+        rows = []
+        for i in range(count):
+            change = _moved(i, head + 1 + i)
+            chain = next_link(chain, change)
+            rows.append([*columns_of(change), chain, CHAIN_VERSION])
+        _copy(cursor, "changes", _CHANGE_COLUMNS, rows)
+        cursor.execute(
+            """update routes r set url = c.url, revision = c.revision, updated_at = c.occurred_at from changes c
+            where c.revision > %s and (r.tenant, r.service, r.env, r.version)
+            = (c.tenant, c.service, c.env, c.version)""",
+            [head],
+        )
+        assert cursor.rowcount == count, f"{cursor.rowcount} routes of {count}"
+    return int(head) + count
 
 
 def fill_sqlite(path: Path, count: int) -> None:
@@ -103,6 +126,22 @@ def _created(i: int) -> Change:
         correlation_id="fill",
         occurred_at=OCCURRED_AT,
     )
+
+
+def _moved(i: int, revision: int) -> Change:
+    return replace(
+        _created(i),
+        revision=revision,
+        batch_end=revision,
+        action=Action.UPDATED,
+        url=f"https://burst.example.com/{i}",
+        previous=f'{{"url":"{url_of(i)}","is_active":true}}',
+    )
+
+
+def _copy(cursor: psycopg.Cursor[Any], table: str, columns: str, rows: list[Row]) -> None:
+    with cursor.copy(f"copy {table} ({columns}) from stdin") as copy:
+        copy.write(_as_copy(rows))
 
 
 def _as_copy(rows: list[Row]) -> bytes:

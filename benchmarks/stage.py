@@ -16,6 +16,7 @@ from tests.servers import PostgresServer
 from benchmarks.plan import Plan
 from benchmarks.routes import fill_postgres, fill_sqlite
 
+EXAMPLE = Path(__file__).parents[1] / "examples" / "aws-endpoints.csv"
 # A complete mirror at every size.
 _MIRROR = {"MIRROR_MAX_ROUTES": "2000000"}
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from benchmarks.figures import Outcome
+from benchmarks.scenarios.propagation import propagation
 from benchmarks.scenarios.resolve import resolve
+from benchmarks.scenarios.size import size
 from benchmarks.scenarios.writes import writes
 from benchmarks.stage import Stage
 
 Scenario = Callable[[Stage], Iterator[Outcome]]
-SCENARIOS: dict[str, Scenario] = {"resolve": resolve, "writes": writes}
+SCENARIOS: dict[str, Scenario] = {
+    "resolve": resolve,
+    "writes": writes,
+    "size": size,
+    "propagation": propagation,
+}
