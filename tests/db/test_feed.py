@@ -226,3 +226,10 @@ def test_database_without_its_row_of_meta_is_refused(sql_engine: SqlEngine) -> N
             "insert into meta values (:id, :epoch, :epoch_number, :compacted_revision, :compacted_chain)",
             **dict(zip(names, row, strict=True)),
         )
+
+
+def test_table_brings_no_window_from_below_the_compacted_revision(engine: Engine) -> None:
+    commit(engine.store, create(), deactivate(), delete())
+    engine.compact(2)
+    table = engine.feed().table(10, window=100)
+    assert (table.floor, [revision for revision, _ in table.recent]) == (2, [3])

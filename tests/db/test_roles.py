@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.db.engines import postgres_settings_of
 from tests.node import Node, a_key, a_route, resolve
 from tests.servers import PostgresServer
+from traffic_manager.db.pool import opened_as_owner
+from traffic_manager.db.retention import Compaction, compact
 
 pytestmark = pytest.mark.servers
 ROLE = "served_by_app"
@@ -37,3 +40,13 @@ def test_role_without_ownership_serves_and_cannot_rewrite_history(
     for forbidden in ("delete from changes", "update changes set actor = 'nobody'", "drop table changes"):
         with pytest.raises(RuntimeError, match=r"permission denied|must be owner"):
             postgres.psql(f"set role {ROLE}; {forbidden}", app_settings["DB_NAME"])
+
+
+def test_compaction_works_as_the_role_that_owns_the_tables(
+    tmp_path: Path, app_settings: dict[str, str]
+) -> None:
+    with Node(tmp_path, app_settings).start("--migrate") as node, node.client() as client:
+        for version in ("v1", "v2"):
+            client.post("/api/v1/routes", json=a_route(version=version)).raise_for_status()
+    with opened_as_owner(postgres_settings_of(app_settings)) as database:
+        assert compact(database, made_before=2**60, kept=1) == Compaction(1, 1)

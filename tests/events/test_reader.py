@@ -7,6 +7,8 @@ import json
 import pytest
 
 from tests.events.fakes import OTHER_EPOCH, FakeDatabase, a_key
+from tests.routing.builders import commit, create, deactivate, delete
+from tests.routing.memory_store import MemoryStore
 from traffic_manager.errors import SourceUnavailable
 from traffic_manager.events.reader import SLICE_CHANGES, ChangeReader, HistoryForked
 from traffic_manager.events.waves import Waves
@@ -157,3 +159,13 @@ def test_an_error_of_the_database_loses_nothing(database: FakeDatabase) -> None:
 
     database.is_away = False
     assert revisions(reader.read()) == [1]
+
+
+def test_it_begins_after_what_is_no_longer_kept() -> None:
+    database = MemoryStore()
+    commit(database, create(), deactivate(), delete())
+    database.compact(2)
+    reader = ChangeReader(database)
+
+    assert reader.begin(published=0) == 2
+    assert revisions(reader.read()) == [3]

@@ -11,9 +11,10 @@ from tests.events.fakes import OTHER_EPOCH, Clock, FakeDatabase, FakeKafka, a_ke
 from traffic_manager.events.delivery import Failure, KafkaUnavailable
 from traffic_manager.events.reader import ChangeReader, HistoryForked
 from traffic_manager.events.shift import PATIENCE_S, SILENCE_S, Shift
-from traffic_manager.events.tenure import LEASE, TTL_S, LeaseLost, Tenure
+from traffic_manager.events.tenure import TTL_S, LeaseLost, Tenure
 from traffic_manager.events.trouble import Trouble
 from traffic_manager.monitoring.metrics import Metrics
+from traffic_manager.routing.ports import RELAY_LEASE
 
 
 class Rig:
@@ -31,7 +32,7 @@ class Rig:
 
     def begin(self) -> Shift:
         """Return the shift of the next holder of the lease."""
-        lease = self.database.acquire(LEASE, "one", TTL_S)
+        lease = self.database.acquire(RELAY_LEASE, "one", TTL_S)
         assert lease
         return Shift(
             tenure=Tenure(self.database, lease, self.clock, self.clock()),
@@ -217,7 +218,7 @@ def test_the_lease_is_kept_while_kafka_is_silent(rig: Rig) -> None:
     rig.database.change(a_key("a"))
     rig.run(seconds=PATIENCE_S - 1)
 
-    assert rig.database.acquire(LEASE, "two", TTL_S) is None
+    assert rig.database.acquire(RELAY_LEASE, "two", TTL_S) is None
 
 
 def test_the_lease_is_looked_at_before_anything_is_sent(rig: Rig) -> None:
@@ -237,7 +238,7 @@ def test_what_is_in_flight_is_purged_at_the_end(rig: Rig) -> None:
     rig.shift.close()
 
     assert rig.kafka.producers[0].is_closed
-    assert rig.database.acquire(LEASE, "two", TTL_S), "the lease was released"
+    assert rig.database.acquire(RELAY_LEASE, "two", TTL_S), "the lease was released"
 
 
 def test_the_next_shift_sends_again_what_lies_behind_the_checkpoint(rig: Rig) -> None:

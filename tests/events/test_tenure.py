@@ -6,7 +6,8 @@ import pytest
 
 from tests.events.fakes import Clock, FakeDatabase
 from traffic_manager.errors import SourceUnavailable
-from traffic_manager.events.tenure import LEASE, TTL_S, LeaseLost, Tenure
+from traffic_manager.events.tenure import TTL_S, LeaseLost, Tenure
+from traffic_manager.routing.ports import RELAY_LEASE
 
 
 class Process:
@@ -16,7 +17,7 @@ class Process:
         self.clock = Clock()
         self.database_clock = Clock()
         self.database = FakeDatabase(self.database_clock)
-        lease = self.database.acquire(LEASE, "one", TTL_S)
+        lease = self.database.acquire(RELAY_LEASE, "one", TTL_S)
         assert lease
         self.tenure = Tenure(self.database, lease, self.clock, began=self.clock())
 
@@ -36,7 +37,7 @@ def process() -> Process:
 def test_a_lease_that_is_kept_lasts(process: Process) -> None:
     process.live(seconds=60)
 
-    assert process.database.acquire(LEASE, "two", TTL_S) is None
+    assert process.database.acquire(RELAY_LEASE, "two", TTL_S) is None
 
 
 def test_it_is_renewed_every_3_seconds(process: Process) -> None:
@@ -92,7 +93,7 @@ def test_a_process_that_was_frozen_learns_it_before_it_does_anything(process: Pr
 
 def test_another_holder_fences_renewal_and_checkpoint(process: Process) -> None:
     process.database_clock.advance(TTL_S + 1)
-    assert process.database.acquire(LEASE, "two", TTL_S)
+    assert process.database.acquire(RELAY_LEASE, "two", TTL_S)
     process.clock.advance(3)
 
     with pytest.raises(LeaseLost):

@@ -149,7 +149,7 @@ class MemoryStore:
         with self._answering():
             chain = self._chain_at(at)
             changes = self.slice(at, limit) if limit and chain is not None else None
-            pulse = Pulse(self.head, chain, changes)
+            pulse = Pulse(self.head, chain, changes, self.compacted_revision)
         self.after_pulse()
         return pulse
 
@@ -180,7 +180,7 @@ class MemoryStore:
             entries = dict(islice(active.items(), max_routes))
             beyond = len(active) - len(entries) if max_routes else 0
             head = self.head
-            floor = max(0, head.revision - window)
+            floor = max(self.compacted_revision, head.revision - window)
             recent = [(c.revision, str(c.key)) for c in self.log() if c.revision > floor]
             return Table(head, self._chain_at(head.revision) or CHAIN_START, entries, recent, floor, beyond)
 

@@ -1,14 +1,15 @@
-"""The commands that run on the server's machine: serve, migrate, relay, config."""
+"""The commands that run on the server's machine: serve, migrate, relay, compact, config."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from traffic_manager.cli.exits import FAILED
-from traffic_manager.errors import StartRefused
+from traffic_manager.errors import SourceUnavailable, StartRefused
 
 if TYPE_CHECKING:
     from traffic_manager.config.settings import Settings
@@ -19,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command()(serve)
     app.command()(migrate)
     app.command()(relay)
+    app.command()(compact)
     config = typer.Typer(help="Look at the settings of this machine's server.", no_args_is_help=True)
     config.command("show")(config_show)
     config.command("check")(config_check)
@@ -61,6 +63,29 @@ def relay() -> None:
     _exit_with(lambda: run_relay(settings))
 
 
+def compact() -> None:
+    """Forget changes older than RETENTION_DAYS, except the newest 100,000 and what Kafka has still to get."""
+    settings = _settings()
+    _logging(settings)
+    _exit_with(lambda: _compact(settings))
+
+
+def _compact(settings: Settings) -> int:
+    from traffic_manager.db.migrate import check_schema
+    from traffic_manager.db.pool import opened_as_owner
+    from traffic_manager.db.retention import compact as run
+
+    days = settings.app.retention_days
+    if days is None:
+        raise StartRefused("RETENTION_DAYS: must be set to forget changes")
+    with opened_as_owner(settings.db) as database:
+        with database.reading() as session:
+            check_schema(session, database.dialect)
+        done = run(database, time.time_ns() // 1000 - int(days * 86_400e6))
+    typer.echo(f"Forgot {done.forgotten:,} changes; the log begins after revision {done.compacted_revision}.")
+    return 0
+
+
 def config_show() -> None:
     """Print every setting as it is in force, secrets as ***."""
     from traffic_manager.config.settings import shown
@@ -93,12 +118,12 @@ def _logging(settings: Settings) -> None:
 def _exit_with(work: Callable[[], int]) -> None:
     try:
         code = work()
-    except StartRefused as refused:
+    except (StartRefused, SourceUnavailable) as refused:
         raise _refused(refused) from refused
     raise typer.Exit(code)
 
 
-def _refused(refused: StartRefused) -> typer.Exit:
+def _refused(refused: StartRefused | SourceUnavailable) -> typer.Exit:
     for line in str(refused).splitlines():
         typer.echo(line, err=True)
     return typer.Exit(FAILED)

@@ -81,6 +81,10 @@ class AppSettings(Section):
         "embedded",
         description="`embedded`: servers send events to Kafka; `off`: only `traffic-manager relay` does.",
     )
+    retention_days: Annotated[float, Field(gt=0, le=36_500)] | None = Field(
+        None,
+        description="`traffic-manager compact` forgets changes older than this many days. Unset: none ever.",
+    )
     url_schemes: Words = Field(
         ("https", "http"), description="Schemes that a route's URL may have.", min_length=1
     )
@@ -135,6 +139,13 @@ class DbSettings(Section):
     def is_postgres(self) -> bool:
         """True if the database is PostgreSQL."""
         return self.host is not None
+
+    @property
+    def as_owner(self) -> DbSettings:
+        """These settings with the role that owns the tables, for what the servers' role may not do."""
+        if self.migrate_user is None:
+            return self
+        return self.model_copy(update={"user": self.migrate_user, "password": self.migrate_password})
 
     @model_validator(mode="after")
     def _check_pool(self) -> DbSettings:

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 
 from traffic_manager.db.pool import Database, FeedConnection, wait_readable
 from traffic_manager.db.session import Row, Session
-from traffic_manager.db.store import CHANGE_COLUMNS, HEAD_COLUMNS, change_of
-from traffic_manager.errors import RevisionGap, SchemaMismatch
+from traffic_manager.db.store import CHANGE_COLUMNS, HEAD_COLUMNS, change_of, only
+from traffic_manager.errors import RevisionGap
 from traffic_manager.routing.chain import KEY_KIND, ROUTE_KIND
 from traffic_manager.routing.ports import Head, Pulse, Slice, StoredKey, Table
 from traffic_manager.routing.table import RouteTable
 
 # One statement for each poll, and for each change; all subqueries go over the primary key of changes.
 _PULSE_COLUMNS = f"""{HEAD_COLUMNS}, coalesce((select chain from changes where revision = :at),
-    case when m.compacted_revision = :at then m.compacted_chain end)"""
+    case when m.compacted_revision = :at then m.compacted_chain end), m.compacted_revision"""
 _SLICE = f"""select c.kind, c.chain, {CHANGE_COLUMNS} from changes c
     where c.revision > :at order by c.revision limit :size"""
 _PULSE = f"select {_PULSE_COLUMNS} from meta m"
@@ -45,10 +45,10 @@ class SqlFeed:
         """Return the head, the digest at revision *at* and whole batches of changes after it."""
         with self._using() as connection, connection.reading() as session:
             rows = session.rows(_NEWS, at=at, size=limit) if limit else session.rows(_PULSE, at=at)
-        *head, chain = _only(rows[0] if rows else None)[:4]
+        *head, chain, compacted_revision = only(rows[0] if rows else None)[:5]
         # Without a digest, what follows is of another past, or has lost its beginning to compaction.
-        following = [row[4:] for row in rows if limit and chain is not None and row[4] is not None]
-        return Pulse(Head(*head), chain, _slice_of(following, at))
+        following = [row[5:] for row in rows if limit and chain is not None and row[5] is not None]
+        return Pulse(Head(*head), chain, _slice_of(following, at), compacted_revision)
 
     def slice(self, after: int, limit: int) -> Slice | None:
         """Return whole batches of changes after *after*; *limit* must not be less than the largest batch."""
@@ -59,11 +59,10 @@ class SqlFeed:
     def table(self, max_routes: int, window: int) -> Table:
         """Return the table of one moment, at most *max_routes* of its routes, with the last *window* changes."""
         with self._using() as connection, connection.snapshot() as session:
-            row = _only(session.row(_PULSE, at=0))
-            head = Head(*row[:3])
-            chain = _only(session.row(_PULSE, at=head.revision))[3]
+            head = Head(*only(session.row(_PULSE, at=0))[:3])
+            chain, compacted_revision = only(session.row(_PULSE, at=head.revision))[3:]
             entries, beyond = self._entries(session, max_routes) if max_routes else (RouteTable(), 0)
-            floor = max(0, head.revision - window)
+            floor = max(compacted_revision, head.revision - window)
             recent = [(r[0], r[1]) for r in session.rows(_RECENT, floor=floor)]
         return Table(head, chain or b"", entries, recent, floor, beyond)
 
@@ -94,7 +93,7 @@ class SqlFeed:
 
     def _entries(self, session: Session, max_routes: int) -> tuple[RouteTable, int]:
         """Return at most *max_routes* active routes, and how many others there are."""
-        active = _only(session.row(_COUNT))[0]
+        active = only(session.row(_COUNT))[0]
         entries = RouteTable(min(active, max_routes))
         for block in session.stream(f"{_ACTIVE} where is_active limit :most", most=max_routes):
             entries.load(self._good(block))
@@ -121,12 +120,6 @@ class SqlFeed:
         if self._listens:
             connection.listen()
         return connection
-
-
-def _only(row: Row | None) -> Row:
-    if row is None:
-        raise SchemaMismatch("table meta: its one row is missing; restore the database")
-    return row
 
 
 def _slice_of(rows: list[Row], after: int) -> Slice | None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 import select
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from traffic_manager.config.settings import DbSettings
 from traffic_manager.db.session import Session
+from traffic_manager.errors import SourceUnavailable
 
 # Seconds that a request waits for a free connection: past that the pool is full, and waiting makes it worse.
 CHECKOUT_TIMEOUT_S = 0.25
@@ -108,6 +110,31 @@ def wait_readable(timeout_s: float, *descriptors: int) -> bool:
         poll.register(descriptor, select.POLLIN)
     # Rounded up: a wait that ends early would begin again, and spin.
     return bool(poll.poll(math.ceil(timeout_s * 1000)))
+
+
+@contextmanager
+def opened_as_owner(settings: DbSettings) -> Iterator[Database]:
+    """Lend the database to a command, as the role that owns the tables. Raises SourceUnavailable if it cannot
+    be reached within the time for a connection."""
+    database = open_database(settings.as_owner, Counters(lambda: None, lambda: None))
+    database.open()
+    try:
+        _wait_until_open(database, time.monotonic() + settings.connection_timeout)
+        yield database
+    finally:
+        database.close()
+
+
+def _wait_until_open(database: Database, deadline: float) -> None:
+    """Let the pool's first connection come up: a command comes sooner than it."""
+    while True:
+        try:
+            with database.reading() as session:
+                session.row("select 1")
+            return
+        except SourceUnavailable:
+            if time.monotonic() > deadline:
+                raise
 
 
 def open_database(settings: DbSettings, counters: Counters) -> Database:

@@ -136,7 +136,7 @@ class SqlStore:
         with self._database.writing() as session:
             self._database.lock_revision(session)
             # Separate statements after the lock: one that also took the lock would read a stale head.
-            last = _only(session.row(_LAST.format(now=self._database.dialect.now)))
+            last = only(session.row(_LAST.format(now=self._database.dialect.now)))
             sighting = _sighting(session.rows(self._look_up, keys=_as_json(keys)))
             yield SqlWriteTransaction(session, last, sighting.routes)
 
@@ -189,14 +189,15 @@ def _as_json(keys: Collection[RouteKey]) -> str:
     return orjson.dumps([tuple(key) for key in keys]).decode()
 
 
-def _only(row: Row | None) -> Row:
+def only(row: Row | None) -> Row:
+    """Return the row of `meta`. Raises SchemaMismatch if it is not there."""
     if row is None:
         raise SchemaMismatch("table meta: its one row is missing; restore the database")
     return row
 
 
 def _head(rows: Sequence[Row]) -> Head:
-    return Head(*_only(rows[0] if rows else None)[:3])
+    return Head(*only(rows[0] if rows else None)[:3])
 
 
 def _sighting(rows: Sequence[Row]) -> Sighting:
@@ -227,5 +228,5 @@ def change_of(row: Row) -> Change:
 
 def _change_page(rows: Sequence[Row], size: int) -> ChangePage:
     changes = [change_of(row[4:]) for row in rows if row[4] is not None]
-    compacted_revision = _only(rows[0] if rows else None)[3]
+    compacted_revision = only(rows[0] if rows else None)[3]
     return ChangePage(_head(rows), changes[:size], len(changes) > size, compacted_revision)

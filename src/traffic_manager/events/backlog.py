@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from traffic_manager.events.tenure import LEASE
+from traffic_manager.routing.ports import RELAY_LEASE
 
 
 class Outbox(Protocol):
@@ -30,7 +30,7 @@ class Backlog:
 def backlog(outbox: Outbox, head_revision: int, now: Callable[[], float]) -> Backlog:
     """Return the backlog below *head_revision*, as this worker last saw the head; *now* is seconds since
     1970. Counts changes of all kinds. Raises SourceUnavailable."""
-    published = outbox.published_revision(LEASE)
+    published = outbox.published_revision(RELAY_LEASE)
     oldest = outbox.occurred_at_after(published)
     if oldest is None:
         return Backlog(0, 0.0)

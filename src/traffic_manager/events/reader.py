@@ -54,15 +54,16 @@ class ChangeReader:
         self.has_begun = False
 
     def begin(self, published: int) -> int:
-        """Read on after *published*, or after the head if that is lower, and return which. Raises
+        """Read on after *published*, after the head if that is lower, or after what is no longer kept if that is
+        higher, and return which. Raises
         HistoryForked as long as the epoch is one whose history changed under us: its revisions mean two
         things, and consumers would drop the second. A restore or a failover with losses needs a new epoch."""
         pulse = self._feed.pulse(published)
         if pulse.head.epoch == self._forked_epoch:
             raise HistoryForked(published, pulse.head, is_news=False)
         self._head = pulse.head
-        self._position = min(published, pulse.head.revision)
-        self._chain = pulse.chain
+        self._position = min(max(published, pulse.compacted_revision), pulse.head.revision)
+        self._chain = pulse.chain if self._position == published else None
         self._forked_epoch = None
         self.has_begun = True
         return self._position

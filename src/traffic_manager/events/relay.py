@@ -21,10 +21,10 @@ from traffic_manager.errors import TrafficManagerError
 from traffic_manager.events.delivery import EventProducer, KafkaUnavailable
 from traffic_manager.events.reader import ChangeLog, ChangeReader, HistoryForked
 from traffic_manager.events.shift import PATIENCE_S, Shift
-from traffic_manager.events.tenure import LEASE, TTL_S, LeaseLost, Tenure
+from traffic_manager.events.tenure import TTL_S, LeaseLost, Tenure
 from traffic_manager.events.trouble import Trouble
 from traffic_manager.monitoring.metrics import Metrics
-from traffic_manager.routing.ports import Leases
+from traffic_manager.routing.ports import RELAY_LEASE, Leases
 
 # How long a released lease lies about at most.
 _CANDIDATE_S = (0.4, 0.9)
@@ -113,7 +113,7 @@ class Relay:
     def _campaign(self) -> float:
         """Try to get the lease."""
         began = self._clock()
-        lease = self._leases.acquire(LEASE, self._holder, TTL_S)
+        lease = self._leases.acquire(RELAY_LEASE, self._holder, TTL_S)
         self._database.over()
         if lease is None:
             return _between(_CANDIDATE_S)

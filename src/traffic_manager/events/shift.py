@@ -121,6 +121,8 @@ class Shift:
         position = self._reader.begin(published)
         if position < published:
             log.error("checkpoint_beyond_head", published=published, head=position)
+        if position > published:
+            log.error("changes_lost_to_compaction", published=published, compacted=position)
         self._published, self._done = published, position
         self._database.over()
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from traffic_manager.errors import TrafficManagerError
 from traffic_manager.routing.ports import Lease, Leases
 
-LEASE = "relay"
 TTL_S = 10.0
 RENEW_S = 3.0
 # Counted from the start of the last renewal that succeeded. 3 s of the 10 are left for an answer under way,

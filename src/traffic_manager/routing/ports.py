@@ -207,11 +207,13 @@ class Slice:
 @dataclass(frozen=True, slots=True)
 class Pulse:
     """What a poll sees: the head, the chain digest at the revision asked about (None if not kept), and what
-    follows that revision, if it was asked for and there is anything."""
+    follows that revision, if it was asked for and there is anything. Changes up to *compacted_revision* are
+    no longer kept."""
 
     head: Head
     chain: bytes | None
     changes: Slice | None = None
+    compacted_revision: int = 0
 
 
 class ChangeFeed(Protocol):
@@ -271,6 +273,10 @@ class RouteCache(Protocol):
 
     async def put(self, key: RouteKey, entry: CachedRoute) -> None:
         """Keep *entry* for its time to live, if the cache can be reached."""
+
+
+# The lease of whoever sends the changes to Kafka; its published revision says how far they are sent.
+RELAY_LEASE = "relay"
 
 
 @dataclass(frozen=True, slots=True)
