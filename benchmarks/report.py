@@ -2,28 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchmarks.figures import Figure
+from benchmarks.charts import bars, lines
+from benchmarks.figures import Figure, Series
 from benchmarks.results import Results
 
 FOLDER = Path(__file__).parent
 README = FOLDER / "README.md"
+CHARTS = FOLDER / "charts"
 # Kept by hand: what the measurements mean, and what is known about missed targets.
 _NOTES = FOLDER / "notes.md"
 _MET = {True: "yes", False: "**no**", None: ""}
 
 
+_CHARTS: dict[str, Callable[[Sequence[Series]], str]] = {
+    "resolve-rate": partial(bars, "Resolves a second, 64 connections, load generator on the same cores"),
+    "write-rate": partial(bars, "Writes a second, 64 connections, flushed to the disk"),
+    "latency": partial(lines, "Time to the answer, 64 connections", "percentile", "ms", is_log=True),
+    "memory": partial(lines, "Memory over routes, after resolves", "routes", "MB", is_log=False),
+    "start-up": partial(lines, "Start to ready over routes", "routes", "seconds", is_log=False),
+    "propagation": partial(lines, "Commit to the new answer", "percentile", "ms", is_log=True),
+    "bounded": partial(
+        lines, "Time to the answer, all or a tenth in memory", "percentile", "ms", is_log=True
+    ),
+    "watching": partial(lines, "Commit to the event at a watcher", "percentile", "ms", is_log=True),
+}
+
+
 def publish(results: Results) -> None:
-    """Write README.md."""
-    README.write_text(readme(results, _NOTES.read_text()))
+    """Write README.md and its charts."""
+    drawn = draw(results.series)
+    CHARTS.mkdir(exist_ok=True)
+    for name, picture in drawn.items():
+        (CHARTS / f"{name}.svg").write_text(picture)
+    README.write_text(readme(results, _NOTES.read_text(), list(drawn)))
     print(f"\nwritten: {README}")
 
 
-def readme(results: Results, notes: str) -> str:
-    """Return README.md for *results*, with the *notes* that are kept by hand."""
+def draw(series: Sequence[Series]) -> dict[str, str]:
+    """Return the charts, by name, that there are points for."""
+    lines_of = {name: [one for one in _whole(series) if one.chart == name] for name in _CHARTS}
+    return {name: draw_one(lines_of[name]) for name, draw_one in _CHARTS.items() if lines_of[name]}
+
+
+def _whole(series: Sequence[Series]) -> list[Series]:
+    """Join the points that were measured one by one into lines."""
+    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for one in series:
+        points.setdefault((one.chart, one.name), []).extend(one.points)
+    return [Series(chart, name, sorted(line)) for (chart, name), line in points.items()]
+
+
+def readme(results: Results, notes: str, charts: Sequence[str]) -> str:
+    """Return README.md for *results*, with the *notes* that are kept by hand and the named *charts*."""
     machine = ", ".join(f"{name} {value}" for name, value in results.machine.items())
     parts = [
         "# Benchmarks",
@@ -32,6 +67,8 @@ def readme(results: Results, notes: str) -> str:
         "## All figures",
         "A ratio is ours over the one beside it, the median of the rounds, with the least and the most.",
         table(results.figures),
+        "## Charts",
+        "\n".join(f"![{name}](charts/{name}.svg)" for name in charts),
     ]
     return "\n\n".join(parts) + "\n"
 

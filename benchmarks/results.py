@@ -72,10 +72,23 @@ def keep(results: Results) -> Results:
 def joined(old: Results, new: Results) -> Results:
     """Return *new* with what *old* measured and *new* did not."""
     names = {figure.name for figure in new.figures}
-    lines = {(line.chart, line.name) for line in new.series}
+    points = {(line.chart, line.name, x) for line in new.series for x, _ in line.points}
     figures = [figure for figure in old.figures if figure.name not in names]
-    series = [line for line in old.series if (line.chart, line.name) not in lines]
-    return Results(new.date, new.plan, new.machine, figures + new.figures, series + new.series)
+    series = [
+        Series(
+            line.chart,
+            line.name,
+            [(x, y) for x, y in line.points if (line.chart, line.name, x) not in points],
+        )
+        for line in old.series
+    ]
+    return Results(
+        new.date,
+        new.plan,
+        new.machine,
+        figures + new.figures,
+        [line for line in series if line.points] + new.series,
+    )
 
 
 def last_committed() -> Results | None:

@@ -43,13 +43,16 @@ def resolve(stage: Stage) -> Iterator[Outcome]:
                 "nginx": _contender(theirs, plain),
                 "ours, six headers": _contender(ours, _with_headers(chosen)),
                 "nginx, six headers": _contender(theirs, _with_headers(chosen)),
-                "documented route": _contender(ours, _documented(chosen)),
+                "ours, documented route": _contender(ours, _documented(chosen)),
                 "etcd": _contender((etcd.url, [etcd.pid]), _ranges(chosen)),
             }
             _check(contenders, chosen)
             loads = in_turn(contenders, stage.plan.rounds, stage.plan.seconds, stage.say)
             _check(contenders, chosen)
     yield from _figures(loads)
+    for name, runs in loads.items():
+        yield Series("resolve-rate", name, [(0, median(load.rate for load in runs))])
+    yield Series("resolve-rate", "the original system, warm cache", [(0, ORIGINAL_RATE)])
     for name in ("ours", "nginx", "etcd"):
         yield Series("latency", name, _percentiles(loads[name]))
 
@@ -73,7 +76,9 @@ def _figures(loads: dict[str, list[Load]]) -> Iterator[Figure]:
     rate = [load.rate for load in ours]
     warm = f"the original system, warm cache: {ORIGINAL_RATE:.0f}/s"
     yield Figure("resolve.original", what, "/s", rate, warm, original, at_least(50))
-    yield rates("resolve.documented", what, ours, "the documented route, no lane", loads["documented route"])
+    yield rates(
+        "resolve.documented", what, ours, "the documented route, no lane", loads["ours, documented route"]
+    )
 
 
 def rates(

@@ -9,7 +9,7 @@ from statistics import median
 import httpx2
 from tests.node import Node
 
-from benchmarks.figures import Figure, Outcome, at_least, at_most
+from benchmarks.figures import Figure, Outcome, Series, at_least, at_most
 from benchmarks.load import SERIAL, Contender, Load, Requests, get, in_background, in_turn, run, send
 from benchmarks.peers import EtcdServer
 from benchmarks.peers.etcd import put
@@ -31,31 +31,35 @@ def writes(stage: Stage) -> Iterator[Outcome]:
         yield from _one(stage, etcd)
 
 
-def _many(stage: Stage, etcd: EtcdServer) -> Iterator[Figure]:
+def _many(stage: Stage, etcd: EtcdServer) -> Iterator[Outcome]:
     postgres = stage.postgres
     with stage.node(stage.database(ROUTES), 2) as node, stage.node(stage.sqlite(ROUTES)) as embedded:
         contenders = {
-            "PostgreSQL": _puts(node, [node.pid, postgres.pid]),
+            "ours, PostgreSQL": _puts(node, [node.pid, postgres.pid]),
             "etcd": _etcd_puts(etcd),
-            "SQLite": _puts(embedded, [embedded.pid]),
+            "ours, SQLite": _puts(embedded, [embedded.pid]),
             "PostgreSQL, batches": _batches(node, [node.pid, postgres.pid]),
             "SQLite, batches": _batches(embedded, [embedded.pid]),
         }
         loads = in_turn(contenders, stage.plan.rounds, stage.plan.seconds, stage.say)
+    for name in ("ours, PostgreSQL", "ours, SQLite", "etcd"):
+        yield Series("write-rate", name, [(0, median(load.rate for load in loads[name]))])
     what = "PUT of one route, {}, 64 connections"
     gateway, theirs = "etcd 3.6, put through its JSON gateway", loads["etcd"]
     on_postgres = what.format("PostgreSQL with fsync, 2 workers")
-    yield rates("writes.postgres", on_postgres, loads["PostgreSQL"], gateway, theirs, at_least(0.6, aim=1.0))
+    yield rates(
+        "writes.postgres", on_postgres, loads["ours, PostgreSQL"], gateway, theirs, at_least(0.6, aim=1.0)
+    )
     yield cpu(
         "writes.cpu",
         "CPU of our servers and PostgreSQL for one of these",
-        loads["PostgreSQL"],
+        loads["ours, PostgreSQL"],
         gateway,
         theirs,
     )
-    yield rates("writes.sqlite", what.format("SQLite"), loads["SQLite"], gateway, theirs)
+    yield rates("writes.sqlite", what.format("SQLite"), loads["ours, SQLite"], gateway, theirs)
     yield from _batch_figures(loads)
-    tails = [[load.latency_ms[99] for load in runs] for runs in (loads["PostgreSQL"], theirs)]
+    tails = [[load.latency_ms[99] for load in runs] for runs in (loads["ours, PostgreSQL"], theirs)]
     p99 = on_postgres + ", p99"
     yield Figure("writes.p99", p99, "ms", tails[0], gateway, tails[1], is_better_high=False)
 

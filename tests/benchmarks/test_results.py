@@ -63,6 +63,17 @@ def test_a_second_run_of_the_day_replaces_what_it_measured_again_and_keeps_the_r
     ]
 
 
+def test_a_second_run_of_the_day_keeps_the_points_that_it_did_not_measure_again() -> None:
+    first = Results(
+        "2026-01-01", "full", {}, [], [Series("memory", "1 worker", [(10.0, 90.0), (1000.0, 300.0)])]
+    )
+    second = Results("2026-01-01", "bench", {}, [], [Series("memory", "1 worker", [(10.0, 95.0)])])
+
+    points = [point for line in joined(first, second).series for point in line.points]
+
+    assert sorted(points) == [(10.0, 95.0), (1000.0, 300.0)]
+
+
 def test_a_target_is_held_against_the_median_of_the_ratios_or_of_our_own_values() -> None:
     figures = [a_rate(ours=(90.0, 110.0, 900.0)), a_rate(ours=(90.0,)), a_wait(2.0, 2.9, 9.0), a_wait(3.1)]
 
@@ -76,4 +87,4 @@ def test_the_table_tells_ratio_spread_target_and_verdict() -> None:
 
 
 def test_the_page_counts_the_targets_that_are_met() -> None:
-    assert "1 of 2 targets are met." in readme(a_run(a_rate(), a_wait(4.0)), "")
+    assert "1 of 2 targets are met." in readme(a_run(a_rate(), a_wait(4.0)), "", [])
