@@ -1,9 +1,10 @@
-"""The commands that run on the server's machine: serve, migrate, relay, compact, config."""
+"""The commands that run on the server's machine: serve, migrate, relay, compact, verify, config."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ from traffic_manager.errors import SourceUnavailable, StartRefused
 
 if TYPE_CHECKING:
     from traffic_manager.config.settings import Settings
+    from traffic_manager.db.pool import Database
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command()(migrate)
     app.command()(relay)
     app.command()(compact)
+    app.command()(verify)
     config = typer.Typer(help="Look at the settings of this machine's server.", no_args_is_help=True)
     config.command("show")(config_show)
     config.command("check")(config_check)
@@ -70,20 +73,53 @@ def compact() -> None:
     _exit_with(lambda: _compact(settings))
 
 
+def verify() -> None:
+    """Check that the log of changes is whole and unaltered, and that every route is as the log says."""
+    settings = _settings()
+    _logging(settings)
+    _exit_with(lambda: _verify(settings))
+
+
+def _verify(settings: Settings) -> int:
+    from traffic_manager.db.verification import MAX_FINDINGS
+    from traffic_manager.db.verification import verify as run
+
+    with _database(settings) as database:
+        told = run(database)
+    for finding in told.findings:
+        typer.echo(finding)
+    if len(told.findings) == MAX_FINDINGS:
+        typer.echo(f"... and perhaps more: only the first {MAX_FINDINGS} are told")
+    checked = (
+        f"{told.changes:,} changes (revisions {told.compacted_revision + 1} to {told.head.revision} of "
+        f"history {told.head.epoch8}) and {told.routes:,} routes"
+    )
+    typer.echo(f"Checked {checked}: {'they differ' if told.findings else 'all agree'}.", err=True)
+    return FAILED if told.findings else 0
+
+
 def _compact(settings: Settings) -> int:
-    from traffic_manager.db.migrate import check_schema
-    from traffic_manager.db.pool import opened_as_owner
     from traffic_manager.db.retention import compact as run
 
     days = settings.app.retention_days
     if days is None:
         raise StartRefused("RETENTION_DAYS: must be set to forget changes")
-    with opened_as_owner(settings.db) as database:
-        with database.reading() as session:
-            check_schema(session, database.dialect)
+    with _database(settings) as database:
         done = run(database, time.time_ns() // 1000 - int(days * 86_400e6))
     typer.echo(f"Forgot {done.forgotten:,} changes; the log begins after revision {done.compacted_revision}.")
     return 0
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[Database]:
+    """Lend the database, if its tables are of this program's version."""
+    from traffic_manager.db.migrate import check_schema
+    from traffic_manager.db.pool import opened_as_owner
+
+    with opened_as_owner(settings.db) as database:
+        with database.reading() as session:
+            check_schema(session, database.dialect)
+        yield database
 
 
 def config_show() -> None:

@@ -1,0 +1,106 @@
+"""`verify` finds what does not agree with the log, says where, and finds nothing in a sound database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.access.builders import PEPPER, a_grant, a_principal
+from tests.db.engines import SqlEngine
+from tests.routing.builders import AUTHOR, a_key, commit, commit_batches, create, deactivate, delete, put
+from traffic_manager.access.key_registry import DEFAULT_LIFETIME, KeyRegistry
+from traffic_manager.db.key_store import SqlKeyStore
+from traffic_manager.db.retention import compact
+from traffic_manager.db.verification import verify
+
+
+def a_history(engine: SqlEngine) -> None:
+    """Make six changes: payments is created and deactivated, two others made together, one deleted again."""
+    commit(engine.store, create(), deactivate())
+    commit_batches(engine.store, [create(a_key("s1")), create(a_key("s2"))], [delete(a_key("s1"))])
+    commit(engine.store, put(a_key("s2"), "https://other.example.com/"))
+
+
+def make_key(engine: SqlEngine) -> None:
+    """Make a change of another kind, with the version of the chain that it has."""
+    registry = KeyRegistry(SqlKeyStore(engine.database), PEPPER, lambda _: None)
+    grants = [a_grant("viewer:team-a/prod")]
+    registry.create(a_principal("admin:*/*"), AUTHOR, "alice", grants, DEFAULT_LIFETIME)
+
+
+def test_a_sound_database_has_no_findings(sql_engine: SqlEngine) -> None:
+    a_history(sql_engine)
+    make_key(sql_engine)
+    told = verify(sql_engine.database)
+    assert (told.findings, told.changes, told.routes, told.head.revision) == ([], 7, 2, 7)
+
+
+def test_an_empty_database_has_no_findings(sql_engine: SqlEngine) -> None:
+    assert verify(sql_engine.database).findings == []
+
+
+def test_a_compacted_database_has_no_findings(sql_engine: SqlEngine) -> None:
+    a_history(sql_engine)
+    compact(sql_engine.database, 2**60, kept=2)
+    told = verify(sql_engine.database)
+    assert (told.findings, told.changes) == ([], 2)
+
+
+_DAMAGES: dict[str, tuple[str, str]] = {
+    "an edited change": (
+        "update changes set actor = 'mallory' where revision = 3",
+        "revision 3: its digest does not follow",
+    ),
+    "an edited digest": (
+        "update changes set chain = (select chain from changes where revision = 1) where revision = 4",
+        "revision 4: its digest does not follow",
+    ),
+    "a deleted change": ("delete from changes where revision = 2", "revisions 2 to 2 are missing"),
+    "a log without its beginning": (
+        "delete from changes where revision < 4",
+        "revisions 1 to 3 are missing",
+    ),
+    "an edited url": (
+        "update routes set url = 'https://evil.example.com/' where service = 'payments'",
+        "route team-a/payments/prod/v2: is https://evil.example.com/ (inactive, revision 2); its last change left",
+    ),
+    "an activated route": ("update routes set is_active = true where service = 'payments'", "route team-a/payments/prod/v2: is"),
+    "a deleted route": ("delete from routes where service = 'payments'", "route team-a/payments/prod/v2: is missing"),
+    "a renamed route": (
+        "update routes set service = 'forged' where service = 'payments'",
+        "route team-a/forged/prod/v2: no change in the log made it",
+    ),
+    "a route that was deleted": (
+        """insert into routes select tenant, 's1', env, version, url, is_active, revision, created_at, updated_at
+        from routes where service = 's2'""",
+        "route team-a/s1/prod/v2: is there as",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", _DAMAGES)
+def test_damage_is_found_and_named(sql_engine: SqlEngine, damage: str) -> None:
+    a_history(sql_engine)
+    statement, expected = _DAMAGES[damage]
+    sql_engine.run(statement)
+    findings = verify(sql_engine.database).findings
+    assert any(finding.startswith(expected) for finding in findings), findings
+
+
+def test_changes_made_meanwhile_are_no_difference(sql_engine: SqlEngine) -> None:
+    for first in range(0, 6000, 1000):
+        commit_batches(sql_engine.store, [create(a_key(f"s{first + i}")) for i in range(1000)])
+    told = verify(sql_engine.database, _once(lambda: commit(sql_engine.store, delete(a_key("s1")))))
+    assert (told.findings, told.changes) == ([], 6000)
+
+
+def _once(work: Callable[[], object]) -> Callable[[int], None]:
+    """Return a listener to progress that does *work* when it first hears of some."""
+    left = [work]
+
+    def heard(_changes: int) -> None:
+        if left:
+            left.pop()()
+
+    return heard
