@@ -65,8 +65,14 @@ _DAMAGES: dict[str, tuple[str, str]] = {
         "update routes set url = 'https://evil.example.com/' where service = 'payments'",
         "route team-a/payments/prod/v2: is https://evil.example.com/ (inactive, revision 2); its last change left",
     ),
-    "an activated route": ("update routes set is_active = true where service = 'payments'", "route team-a/payments/prod/v2: is"),
-    "a deleted route": ("delete from routes where service = 'payments'", "route team-a/payments/prod/v2: is missing"),
+    "an activated route": (
+        "update routes set is_active = true where service = 'payments'",
+        "route team-a/payments/prod/v2: is",
+    ),
+    "a deleted route": (
+        "delete from routes where service = 'payments'",
+        "route team-a/payments/prod/v2: is missing",
+    ),
     "a renamed route": (
         "update routes set service = 'forged' where service = 'payments'",
         "route team-a/forged/prod/v2: no change in the log made it",
@@ -76,7 +82,7 @@ _DAMAGES: dict[str, tuple[str, str]] = {
         from routes where service = 's2'""",
         "route team-a/s1/prod/v2: is there as",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("damage", _DAMAGES)
