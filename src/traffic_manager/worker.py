@@ -31,6 +31,7 @@ from traffic_manager.monitoring.metrics import Metrics, PollOutcome
 from traffic_manager.monitoring.system_metrics import Source, SystemMetrics
 from traffic_manager.outbox import Outbox
 from traffic_manager.parent import EXIT_REFUSED
+from traffic_manager.routing.batch_resolver import BatchResolver
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
@@ -74,6 +75,7 @@ class Worker:
         self._system = SystemMetrics(metrics, self._sources(), interval_s=_PROBE_EVERY_S)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exit_code = 0
+        resolver = Resolver(self._mirror, self._follower, self._route_cache(), store, self._reads)
         parts = Parts(
             settings=settings,
             metrics=metrics,
@@ -81,7 +83,8 @@ class Worker:
             mirror=self._mirror,
             follower=self._follower,
             watchers=self._watchers,
-            resolver=Resolver(self._mirror, self._follower, self._route_cache(), store, self._reads),
+            resolver=resolver,
+            batch_resolver=BatchResolver(resolver, self._mirror, self._follower, store, self._reads),
             registry=self._registry,
             store=store,
             reads=self._reads,

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from traffic_manager import __version__
-from traffic_manager.api import changes, operations, problems, routes
+from traffic_manager.api import changes, operations, problems, resolve_batch, routes
 from traffic_manager.api.context import Parts, correlation_id_of
 from traffic_manager.api.lane import App, Lane
 from traffic_manager.api.requests import shown
@@ -51,6 +51,7 @@ _CODES = {
 
 
 _ROUTERS: tuple[APIRouter, ...] = (
+    resolve_batch.router,
     routes.router,
     changes.router,
     operations.router,
@@ -74,6 +75,7 @@ def build_app(parts: Parts, lifespan: Lifespan) -> App:
         telemetry={"tracing": False},
     )
     api.state.parts = parts
+    api.include_router(resolve_batch.router)
     api.include_router(routes.router)
     api.include_router(changes.router)
     api.include_router(operations.router)

@@ -16,6 +16,7 @@ from traffic_manager.config.settings import Settings
 from traffic_manager.errors import FieldProblem, InvalidInput
 from traffic_manager.monitoring.health import Health
 from traffic_manager.monitoring.metrics import Metrics
+from traffic_manager.routing.batch_resolver import BatchResolver
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
@@ -44,6 +45,7 @@ class Parts:
     follower: Follower
     watchers: Watchers
     resolver: Resolver
+    batch_resolver: BatchResolver
     registry: Registry
     store: RouteStore
     reads: Bulkhead

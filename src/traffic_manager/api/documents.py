@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from traffic_manager.api.problems import INTERNAL, PROBLEMS
-from traffic_manager.api.schemas import ProblemAnswer, ResolveAnswer, RouteAnswer
+from traffic_manager.api.schemas import ProblemAnswer, ResolveAnswer, ResolveBatchAnswer, RouteAnswer
 
 _REFUSALS = {
     400: "The request is ill-formed; `errors` names each field",
@@ -39,7 +39,7 @@ def documented(
 ) -> dict[str, Any]:  # Any: arguments of FastAPI's decorators
     """Return the arguments of a route's decorator: *model* with *status*, problems with the *others*."""
     headers = _HEADERS | (_TAG if model in (ResolveAnswer, RouteAnswer) else {})
-    headers |= _FLAGS if model is ResolveAnswer else {}
+    headers |= _FLAGS if model in (ResolveAnswer, ResolveBatchAnswer) else {}
     success: dict[str, Any] = {"description": "Done", "headers": headers}
     if model:
         success["model"] = model

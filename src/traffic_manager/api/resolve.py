@@ -23,11 +23,11 @@ def render_answer(
         not_found = RouteNotFound(key)
         not_found.as_of = Position(answer.epoch8, answer.as_of)
         status, headers, body = render(not_found, RESOLVE_PATH, correlation_id)
-        return status, headers + _freshness(answer), body
+        return status, headers + freshness(answer.stale_age_s), body
     url, revision = answer.entry
     tag = f'"{answer.epoch8}.{revision}"'.encode()
     headers = [(b"etag", tag), (b"tm-revision", f"{answer.epoch8}.{answer.as_of}".encode()), PRIVATE]
-    headers += _freshness(answer)
+    headers += freshness(answer.stale_age_s)
     if if_none_match is not None and matches(if_none_match, tag):
         return 304, headers, b""
     tenant, service, env, version = key
@@ -44,10 +44,11 @@ def render_answer(
     return 200, [JSON, *headers], body
 
 
-def _freshness(answer: Answer) -> Headers:
-    if answer.stale_age_s is None:
+def freshness(stale_age_s: int | None) -> Headers:
+    """Return the flags of an answer from memory; none while the source is in reach."""
+    if stale_age_s is None:
         return []
-    return [(b"tm-stale", b"?1"), (b"age", str(answer.stale_age_s).encode())]
+    return [(b"tm-stale", b"?1"), (b"age", str(stale_age_s).encode())]
 
 
 def matches(if_none_match: bytes, tag: bytes) -> bool:

@@ -15,6 +15,7 @@ from traffic_manager.routing.operations import Verb
 from traffic_manager.routing.urls import URL_MAX_CHARACTERS
 
 MAX_OPERATIONS = 1000
+MAX_KEYS = 1000
 
 _NAME_SCHEMA: dict[str, Any] = {  # Any: a JSON schema
     "pattern": f"^{NAME_PATTERN}$",
@@ -101,6 +102,12 @@ class BatchBody(Request):
     dry_run: bool = Field(False, description="Say what would happen, and write nothing.")
 
 
+class KeysBody(Request):
+    """Keys to resolve."""
+
+    keys: Annotated[list[KeyBody], Field(min_length=1, max_length=MAX_KEYS)]
+
+
 class ResolveAnswer(BaseModel):
     """The URL that serves a version now. `revision` is the route's own, as in its ETag."""
 
@@ -110,6 +117,27 @@ class ResolveAnswer(BaseModel):
     version: Version
     url: Url
     revision: RevisionNumber
+
+
+class ResolveResult(BaseModel):
+    """What became of one key. With status 404 there is no active route: `url` and `revision` are null then, and
+    `code` says so as the problem of a single resolve would."""
+
+    status: Literal[200, 404]
+    tenant: Tenant
+    service: Service
+    env: Env
+    version: Version
+    url: Url | None
+    revision: RevisionNumber | None
+    code: Literal["route-not-found"] | None
+
+
+class ResolveBatchAnswer(BaseModel):
+    """What each key resolves to, in the order asked for, all true at one revision."""
+
+    results: list[ResolveResult]
+    as_of: PositionToken
 
 
 class RouteAnswer(BaseModel):

@@ -89,6 +89,7 @@ class Metrics:
         self._value_class = _value_class(directory, worker)
         self._counts = ResolveCounts(directory / f"resolve_{worker}.cells" if directory else None)
         self.resolved = self._counts.resolved
+        self.resolved_in_batch = self._counts.resolved_in_batch
         self._build()
 
     def _build(self) -> None:

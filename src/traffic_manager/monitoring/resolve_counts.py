@@ -73,6 +73,10 @@ class ResolveCounts:
         cells[_LANE_SUM] += seconds
         cells[_LANE_STATUS[status]] += 1.0
 
+    def resolved_in_batch(self, outcome: ResolveOutcome, count: int) -> None:
+        """Count *count* keys of a batch. Their time is the request's alone: no key took it."""
+        self._cells[outcome] += count
+
     def values(self) -> Sequence[float]:
         """Return the cells as they are now."""
         return self._cells.tolist()

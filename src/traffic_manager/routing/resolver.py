@@ -20,7 +20,7 @@ from traffic_manager.routing.ports import CachedRoute, Entry, Head, RouteCache, 
 # How long a read waits for the mirror to come up to a revision before it asks the database.
 CATCH_UP_S = 0.1
 # A fill is refused only if something later became known meanwhile; a second one can hardly meet that again.
-_FILL_ATTEMPTS = 4
+FILL_ATTEMPTS = 4
 _MAX_PENDING_PUTS = 256
 
 
@@ -65,7 +65,7 @@ class Resolver:
         that revision. Raises EpochMismatch, NotYetReached or SourceUnavailable, never a false "not found"."""
         if is_strong:
             return await self._read(key, self._look_up, at_least)
-        if at_least is not None and not await self._has_reached(at_least):
+        if at_least is not None and not await self.has_reached(at_least):
             return await self._read(key, self._look_up, at_least)
         known = self.from_memory(key) or await self._from_cache(key)
         return known or await self._read(key, self._join_flight)
@@ -88,9 +88,10 @@ class Resolver:
     def saw(self, key: RouteKey, sighting: Sighting) -> None:
         """Take note that *key* was shown to somebody as *sighting* has it: resolves do not go back below."""
         if self._mirror.head is None or self._mirror.head.epoch == sighting.head.epoch:
-            self._mirror.show(str(key), sighting.head.revision, _active(sighting, key))
+            self._mirror.show(str(key), sighting.head.revision, active_entry(sighting, key))
 
-    async def _has_reached(self, wanted: Position) -> bool:
+    async def has_reached(self, wanted: Position) -> bool:
+        """Wait a moment for the mirror to be at *wanted*. False if it is not, or knows another history."""
         head = self._mirror.head
         if head is None or wanted.epoch8 != head.epoch8:
             return False  # the database knows its own history; the mirror may be a poll behind
@@ -116,7 +117,7 @@ class Resolver:
     ) -> Answer:
         """Return the newer of what the database says and what the mirror knows, never below *at_least*. Asks
         again if something later was shown meanwhile: a slow read must not go back behind a quick one."""
-        for _ in range(_FILL_ATTEMPTS):
+        for _ in range(FILL_ATTEMPTS):
             sighting = await look_up(key)
             if at_least is not None:
                 sighting.head.check_reached(at_least)
@@ -124,7 +125,7 @@ class Resolver:
             if head is not None and head.epoch != sighting.head.epoch:
                 self._follower.wake()  # it will find the fork
                 return Answer(
-                    sighting.head.epoch8, sighting.head.revision, _active(sighting, key), Source.MISS
+                    sighting.head.epoch8, sighting.head.revision, active_entry(sighting, key), Source.MISS
                 )
             known = self.from_memory(key)
             if known and known.as_of > sighting.head.revision:
@@ -150,7 +151,7 @@ class Resolver:
 
     def _shown(self, key: RouteKey, sighting: Sighting) -> Answer:
         """Return what was accepted as an answer: it is true at the applied revision, too."""
-        head, entry = sighting.head, _active(sighting, key)
+        head, entry = sighting.head, active_entry(sighting, key)
         as_of = self._mirror.keep(str(key), head.revision, entry)
         return Answer(head.epoch8, as_of, entry, Source.MISS)
 
@@ -163,13 +164,14 @@ class Resolver:
         task.add_done_callback(self._puts.discard)
 
 
-def _active(sighting: Sighting, key: RouteKey) -> Entry | None:
+def active_entry(sighting: Sighting, key: RouteKey) -> Entry | None:
+    """Return the entry of *key* if its route is active there."""
     route = sighting.routes.get(key)
     return Entry(route.url, route.revision) if route and route.is_active else None
 
 
 def _cached(key: RouteKey, sighting: Sighting) -> CachedRoute:
-    head, entry = sighting.head, _active(sighting, key)
+    head, entry = sighting.head, active_entry(sighting, key)
     if entry is None:
         return CachedRoute(head.epoch, head.revision, 0, None)
     return CachedRoute(head.epoch, head.revision, entry.revision, entry.url)
