@@ -2,7 +2,7 @@
 -- FILE holds whole requests, separated by zero bytes. Wherever one has twelve @, they are replaced by a number that
 -- no other request carries, counted on from SERIAL: a fresh correlation id, a URL that is a change.
 local MARK = "@@@@@@@@@@@@"
-local requests = {}
+requests = {}
 local count, n, serial = 0, 0, 0
 
 local function split(text)

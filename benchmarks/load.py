@@ -17,7 +17,7 @@ import httpx2
 from benchmarks.install import program
 from benchmarks.machine import cpu_s
 
-_SCRIPT = Path(__file__).with_name("load.lua")
+_FOLDER = Path(__file__).parent
 # Replaced by a number of the same width, so that Content-Length holds.
 SERIAL = b"@" * 12
 _FIRST_SERIAL = 10**11
@@ -33,10 +33,12 @@ class WrongAnswers(Exception):
 
 @dataclass(frozen=True)
 class Requests:
-    """Requests to send in turn, and how many connections send them."""
+    """Requests to send in turn, and how many connections send them. With *zipf_over* routes the only text is the
+    shape of a resolve, and popular routes are asked for more often."""
 
     texts: Sequence[bytes]
     connections: int = 64
+    zipf_over: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,13 @@ def in_background(contender: Contender, seconds: float) -> Iterator[None]:
             process.wait()
 
 
+def warm(contender: Contender, seconds: float = 1) -> None:
+    """Load *contender* without measuring, until connections, caches and code are warm. What is refused while all is
+    cold is no fault."""
+    with _prepared(contender, seconds) as command:
+        subprocess.run(command, capture_output=True, check=True, timeout=seconds + _PATIENCE_S)
+
+
 def in_turn(
     contenders: Mapping[str, Contender], rounds: int, seconds: float, say: Callable[[str], None]
 ) -> dict[str, list[Load]]:
@@ -111,7 +120,7 @@ def in_turn(
     that drifts favours nobody."""
     loads: dict[str, list[Load]] = {name: [] for name in contenders}
     for contender in contenders.values():
-        run(contender, 1)  # connections, caches and code warm
+        warm(contender)
     names = list(contenders)
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
@@ -140,12 +149,22 @@ def _request(method: str, path: str, headers: Mapping[str, str], body: bytes) ->
 @contextmanager
 def _prepared(contender: Contender, seconds: float) -> Iterator[list[str]]:
     """Give wrk's command line; the file of requests lives as long as the block."""
-    connections = contender.requests.connections
+    requests = contender.requests
+    script = _FOLDER / ("zipf.lua" if requests.zipf_over else "load.lua")
     with tempfile.NamedTemporaryFile(prefix="requests-") as file:
-        file.write(b"\0".join(contender.requests.texts))
+        file.write(b"\0".join(requests.texts))
         file.flush()
-        options = ["-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "10s", "-s", str(_SCRIPT)]
-        yield [program("wrk"), *options, contender.url, "--", file.name, str(_next_serial())]
+        options = [
+            "-t1",
+            f"-c{requests.connections}",
+            f"-d{seconds:.0f}s",
+            "--timeout",
+            "10s",
+            "-s",
+            str(script),
+        ]
+        arguments = [file.name, str(_next_serial()), str(requests.zipf_over)]
+        yield [program("wrk"), *options, contender.url, "--", *arguments]
 
 
 def _next_serial() -> int:

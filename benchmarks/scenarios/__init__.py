@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from benchmarks.figures import Outcome
+from benchmarks.scenarios.bounded import bounded
 from benchmarks.scenarios.propagation import propagation
 from benchmarks.scenarios.resolve import resolve
 from benchmarks.scenarios.size import size
@@ -16,5 +17,6 @@ SCENARIOS: dict[str, Scenario] = {
     "resolve": resolve,
     "writes": writes,
     "size": size,
+    "bounded": bounded,
     "propagation": propagation,
 }
