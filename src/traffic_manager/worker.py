@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from traffic_manager.api.app import build_app
 from traffic_manager.api.context import Parts
-from traffic_manager.api.server import Server
+from traffic_manager.api.server import Server, protocol_of
 from traffic_manager.config.settings import RedisSettings, Settings
 from traffic_manager.db.feed import SqlFeed
 from traffic_manager.db.migrate import check_schema
@@ -92,6 +92,7 @@ class Worker:
         )
         self._server = Server(
             build_app(parts, self._lifespan),
+            protocol_of(parts),
             settings.app.drain_s,
             draining=self._health.draining,
             closing=self._watchers.close,

@@ -1,244 +1,230 @@
-"""The fast way for resolves gives the answer of the documented route, byte for byte.
+"""The fast way for resolves gives the answers of the documented route: the same bytes, in the same order.
 
-Each request is sent twice: as it is, and with a `Cache-Control` that asks for nothing but keeps it out of the lane.
+Both are asked over real sockets. What is compared is all that a connection carries until the server closes it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import Any, cast
+from collections.abc import Callable, Iterator
 
 import httpx2
 import pytest
-from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.api.calls import ROUTES, created, deactivated
-from tests.node import Json, Node, a_key, path_of
-from traffic_manager.api.app import build_app
-from traffic_manager.api.context import Parts
-from traffic_manager.config.settings import load_settings
-from traffic_manager.monitoring.metrics import Metrics
-from traffic_manager.routing.follower import Follower
-from traffic_manager.routing.mirror import Mirror
-from traffic_manager.routing.ports import Entry, Head, Table
-from traffic_manager.routing.resolver import Resolver
+from tests.api.twins import EPOCH, URL, Twins, comparable, the_twins
+from tests.node import a_key
+from traffic_manager.api.lane import LaneConnection
+from traffic_manager.routing.ports import Entry, Head
 
-AROUND = (b"Cache-Control", b"max-age=60")
 NAMES = ("tenant", "service", "env", "version")
-Headers = list[tuple[bytes, bytes]]
-
-WORDS = st.sampled_from(
-    [
-        *(
-            "nobody",
-            "",
-            "a b",
-            "a+b",
-            "a%2Bb",
-            "a%20b",
-            "%61",
-            "a..b",
-            "-a",
-            "a.",
-            "é",
-            "%C3%A9",
-            "%ff",
-            "a/b",
-        ),
-        *(
-            "a%2Fb",
-            "n" * 128,
-            "n" * 129,
-            "~",
-            "a~b",
-            "a_b",
-            "A",
-            "a%0a",
-            "a%00",
-            "a;b",
-            "a=b",
-            "a%26b",
-            "%",
-            "a#b",
-        ),
-    ]
-)
-EXTRAS = st.sampled_from(
-    ["", "", "&", "&x=1", "&tenant=a", "&version=v2", ";", "&=", "&&", "#x", "&Tenant=a"]
-)
-TAGS = st.sampled_from(["TAG", "W/TAG", '"x", TAG', "TAG,TAG", "*", "", "TAG\xe9", "x"])
-IDS = st.sampled_from(["id-1", "A.b_c", "", "a b", "i" * 64, "i" * 65, "\xe9"])
+TAG = f'"{EPOCH[:8]}.5"'
+WORDS = [
+    "nobody", "", "a b", "a+b", "a%2Bb", "a%20b", "%61", "a..b", "-a", "a.", "\xe9", "%C3%A9", "%ff", "a/b",
+    "a%2Fb", "n" * 128, "n" * 129, "~", "a~b", "a_b", "A", "a%0a", "a%00", "a;b", "a=b", "a%26b", "%", "a#b",
+]  # fmt: skip
+EXTRAS = ["", "", "", "&", "&x=1", "&tenant=a", "&version=v2", ";", "&=", "&&", "#x", "&Tenant=a"]
+PATHS = [
+    *[f"{ROUTES}/resolve"] * 8, f"{ROUTES}/resolve/", f"/{ROUTES}/resolve", f"http://other{ROUTES}/resolve",
+    "/api/v1/routes/r%65solve", "/health/live", f"http://other:80{ROUTES}/resolve", "*", "resolve",
+]  # fmt: skip
+METHODS = [*["GET"] * 12, "HEAD", "POST", "get", "OPTIONS", "DELETE", "CONNECT"]
+VERSIONS = [*["HTTP/1.1"] * 12, "HTTP/1.0", "HTTP/2.0", "HTTP/1.2", "http/1.1"]
+HEADERS = [
+    ("If-None-Match", [TAG, f"W/{TAG}", f'"x", {TAG}', f"{TAG},{TAG}", "*", "", f"{TAG}\xe9", "x"]),
+    ("X-Correlation-ID", ["id-1", "A.b_c", "", "a b", "i" * 64, "i" * 65, "\xe9", "\x01", "0" * 24]),
+    ("Connection", ["keep-alive", "close", "Close", "keep-alive, close", "upgrade", "x", ""]),
+    ("Cache-Control", ["max-age=0", "no-store", ""]),
+    ("TM-Min-Revision", [f"{EPOCH[:8]}.5", "x", ""]),
+    ("Content-Length", ["0", "2", "+1", "x"]),
+    ("Transfer-Encoding", ["chunked", "identity", "gzip, chunked"]),
+    ("Expect", ["100-continue", "x"]),
+    ("Upgrade", ["h2c", "websocket"]),
+    ("Accept", ["*/*", "text/html", "application/json;q=0"]),
+    ("Host", ["localhost", "", "a b"]),
+    ("Bad Name", ["x"]),
+    ("\xe9", ["x"]),
+]
+SPELLINGS: list[Callable[[str], str]] = [str, str, str, str.lower, str.upper, str.swapcase]
+# Between name and value, and at the end of the line.
+COLONS = [": ", ": ", ": ", ":", ":  ", ":\t", " : "]
+ENDS = ["\r\n", "\r\n", "\r\n", "\r\n", "\r\n", " \r\n", "\t\r\n", "\n", "\r\n x\r\n"]
+BODIES = ["", "", "", "", "", "{}", "\r\n", "2\r\n{}\r\n0\r\n\r\n", "0\r\n\r\n"]
 
 
 @pytest.fixture(scope="module")
-def known(sqlite_api: httpx2.Client) -> dict[str, dict[str, str]]:
-    """An active route, an inactive one, and one with all the characters that a name may have."""
-    return {
-        "active": created(sqlite_api),
-        "inactive": deactivated(sqlite_api),
-        "strange": created(sqlite_api, service="a.b_c~d-e", version="V2"),
-    }
+def twins() -> Iterator[Twins]:
+    """The lane, and what it must not be told from."""
+    with the_twins() as both:
+        yield both
 
 
-def _answer(node: Node, target: str, headers: Headers) -> bytes:
-    lines = [b"GET %b HTTP/1.1" % target.encode("latin-1"), b"Host: localhost", b"Connection: close"]
-    lines += [b"%b: %b" % header for header in headers]
-    with socket.create_connection(("127.0.0.1", node.port), timeout=10) as connection:
-        connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n")
-        return connection.makefile("rb").read()
+def target_of(path: str = f"{ROUTES}/resolve", **names: str) -> str:
+    """Return the target of a plain resolve."""
+    key = {**a_key(), **names}
+    return f"{path}?" + "&".join(f"{name}={key[name]}" for name in NAMES)
 
 
-def _comparable(answer: bytes) -> tuple[bytes, list[bytes], bytes]:
-    """Return status line, headers and body, without what no two answers share: the time and a made id."""
-    # Of 24 hex digits are the ids that the server makes, and no others here.
-    without = re.sub(rb"\b[0-9a-f]{24}\b", b"ID", re.sub(rb"date: .*\r\n", b"", answer))
-    head, _, body = without.partition(b"\r\n\r\n")
-    status, *headers = head.split(b"\r\n")
-    return status, sorted(headers), body
+def a_request(target: str, *headers: tuple[str, str]) -> bytes:
+    """Return a GET as clients send it."""
+    lines = [f"GET {target} HTTP/1.1", "Host: localhost", *(": ".join(header) for header in headers)]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 @st.composite
-def _requests(draw: st.DrawFn) -> tuple[str, dict[str, str], list[str], str, list[str], list[str]]:
-    """Return which route is meant, names put in place of its own, the order, an extra, tags and ids."""
-    route = draw(st.sampled_from(["active", "active", "inactive", "strange"]))
-    replaced = draw(st.dictionaries(st.sampled_from(NAMES), WORDS, max_size=2))
-    order = draw(st.one_of(st.just(list(NAMES)), st.permutations(NAMES), st.just(list(NAMES[:3]))))
-    tags = draw(
-        st.lists(
-            st.sampled_from(["TAG", "W/TAG", '"x", TAG', "TAG,TAG", "*", "", "TAG\xe9", "x"]), max_size=2
-        )
-    )
-    ids = draw(
-        st.lists(st.sampled_from(["id-1", "A.b_c", "", "a b", "i" * 64, "i" * 65, "\xe9"]), max_size=2)
-    )
-    return route, replaced, list(order), draw(EXTRAS), tags, ids
+def targets(draw: st.DrawFn) -> str:
+    """Draw where a request goes: mostly to a resolve, with something odd."""
+    key = {**a_key(), **draw(st.dictionaries(st.sampled_from(NAMES), st.sampled_from(WORDS), max_size=2))}
+    order = draw(st.one_of(st.just(NAMES), st.just(NAMES), st.permutations(NAMES), st.just(NAMES[:3])))
+    query = "&".join(f"{name}={key[name]}" for name in order)
+    return f"{draw(st.sampled_from(PATHS))}?{query}{draw(st.sampled_from(EXTRAS))}"
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(request=_requests())
-def test_any_request_is_answered_as_by_the_documented_route(
-    sqlite_stack: Node,
-    sqlite_api: httpx2.Client,
-    known: dict[str, dict[str, str]],
-    request: tuple[str, dict[str, str], list[str], str, list[str], list[str]],
+@st.composite
+def header_lines(draw: st.DrawFn) -> str:
+    """Draw a header, now and then spelled as no library would."""
+    name, values = draw(st.sampled_from(HEADERS))
+    spelling = draw(st.sampled_from(SPELLINGS))
+    colon, end = draw(st.sampled_from(COLONS)), draw(st.sampled_from(ENDS))
+    return f"{spelling(name)}{colon}{draw(st.sampled_from(values))}{end}"
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    """Draw a request, odd or not."""
+    line = f"{draw(st.sampled_from(METHODS))} {draw(targets())} {draw(st.sampled_from(VERSIONS))}\r\n"
+    headers = draw(st.lists(header_lines(), max_size=4))
+    return f"{line}{''.join(headers)}\r\n{draw(st.sampled_from(BODIES))}".encode("latin-1")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stream=st.lists(requests(), min_size=1, max_size=4))
+def test_any_requests_on_a_connection_are_answered_alike(twins: Twins, stream: list[bytes]) -> None:
+    fast, documented = twins.answers(b"".join(stream))
+    assert fast == documented
+
+
+PLAIN = [
+    a_request(target_of()),
+    a_request(target_of(version="v9"), ("X-Correlation-ID", "one"), ("Accept", "*/*")),
+    a_request(target_of(), ("If-None-Match", TAG), ("x-correlation-id", "two")),
+    a_request(target_of(version="strange"), ("If-None-Match", TAG), ("X-Correlation-Id", "")),
+    a_request(target_of(), ("X-Correlation-ID", "one"), ("x-correlation-id", "two")),
+    a_request(target_of(), ("X-CORRELATION-ID", "one")),
+    a_request(target_of(), ("Connection", "close")),
+]
+
+
+@pytest.mark.parametrize("request_bytes", [*PLAIN, PLAIN[0] + PLAIN[1] + PLAIN[-1]])
+def test_a_request_in_two_parts_is_answered_like_a_whole_one(twins: Twins, request_bytes: bytes) -> None:
+    whole = comparable(twins.documented.exchange(request_bytes))
+    for at in range(1, len(request_bytes)):
+        assert comparable(twins.lane.exchange(request_bytes[:at], request_bytes[at:])) == whole, at
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(picked=st.lists(st.sampled_from(PLAIN[:-1]), min_size=2, max_size=12))
+def test_heads_that_came_before_are_answered_alike(twins: Twins, picked: list[bytes]) -> None:
+    fast = comparable(twins.lane.exchange(*picked))
+    assert fast == comparable(twins.documented.exchange(b"".join(picked)))
+
+
+def test_a_head_that_came_before_is_not_parsed_again(twins: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the comparison above would compare nothing new."""
+    twins.lane.exchange(*PLAIN[:3])
+    begun: list[str] = []
+    monkeypatch.setattr(LaneConnection, "on_message_begin", lambda self: begun.append("parsed"))
+    assert comparable(twins.lane.exchange(*PLAIN[:3])).count(b"HTTP/1.1 ") == 3
+    assert begun == []
+
+
+def test_a_head_with_another_correlation_id_is_answered_with_that_one(
+    twins: Twins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    route, replaced, order, extra, tags, ids = request
-    names = {**known[route], **replaced}
-    query = "&".join(f"{name}={names[name]}" for name in order) + extra
-    if not query.isascii():
-        query = query.encode("ascii", "backslashreplace").decode()
-    tag = f'"{_tag(sqlite_api, known[route])}"'
-    headers: Headers = [(b"If-None-Match", given.replace("TAG", tag).encode("latin-1")) for given in tags]
-    headers += [(b"X-Correlation-ID", given.encode("latin-1")) for given in ids]
-    fast = _answer(sqlite_stack, f"{ROUTES}/resolve?{query}", headers)
-    documented = _answer(sqlite_stack, f"{ROUTES}/resolve?{query}", [*headers, AROUND])
-    assert _comparable(fast) == _comparable(documented)
-
-
-_tags: dict[str, str] = {}
-
-
-def _tag(api: httpx2.Client, key: dict[str, str]) -> str:
-    path = path_of(key)
-    if path not in _tags:
-        _tags[path] = api.get(path).headers["ETag"].strip('"')
-    return _tags[path]
-
-
-class _Follower:
-    """Says how stale the mirror is."""
-
-    def __init__(self) -> None:
-        self.age_s: int | None = None
-
-    def stale_age_s(self) -> int | None:
-        return self.age_s
-
-
-@asynccontextmanager
-async def _no_lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    yield
-
-
-def _app(follower: _Follower) -> Any:  # Any: an ASGI app
-    """Return the application over a mirror with one route and nothing behind it."""
-    mirror = Mirror(max_routes=10)
-    head = Head("ab" * 16, 1, 7)
-    entries = {"/".join(a_key().values()): Entry("https://a.example.com", 5)}
-    mirror.load(Table(head, b"", entries, [], 0))
-    nothing = cast("Any", None)  # none of it may be asked when the mirror knows
-    follows = cast("Follower", follower)
-    parts = SimpleNamespace(
-        settings=load_settings(env_file=None),
-        metrics=Metrics(),
-        follower=follows,
-        mirror=mirror,
-        resolver=Resolver(mirror, follows, nothing, nothing, nothing),
-    )
-    return build_app(cast("Parts", parts), _no_lifespan)
-
-
-def _answers(app: Any, key: dict[str, str], *headers: tuple[bytes, bytes]) -> list[Json]:
-    """Return what the app sends for a resolve."""
-    sent: list[Json] = []
-
-    async def send(message: Json) -> None:
-        sent.append(message)
-
-    async def receive() -> Json:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    path = f"{ROUTES}/resolve"
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": "&".join(f"{name}={key[name]}" for name in NAMES).encode(),
-        "headers": [(b"x-correlation-id", b"same"), *((name.lower(), value) for name, value in headers)],
-        "scheme": "http",
-        "http_version": "1.1",
-        "server": ("localhost", 80),
-        "client": ("localhost", 1),
-        "root_path": "",
-    }
-    asyncio.run(app(scope, receive, send))
-    return sent
+    twins.lane.exchange(a_request(target_of(), ("X-Correlation-ID", "first"), ("Accept", "*/*")))
+    monkeypatch.setattr(LaneConnection, "on_message_begin", None)
+    answer = twins.lane.exchange(a_request(target_of(), ("X-Correlation-ID", "second"), ("Accept", "*/*")))
+    assert b"x-correlation-id: second\r\n" in answer
 
 
 @pytest.mark.parametrize("age_s", [None, 0, 1, 86400])
-@pytest.mark.parametrize("version", ["v2", "v3"])
-@pytest.mark.parametrize("tag", [b'"abababab.5"', b'"abababab.4"'])
-def test_stale_answers_are_flagged_alike(age_s: int | None, version: str, tag: bytes) -> None:
-    follower = _Follower()
-    app = _app(follower)
-    follower.age_s = age_s
-    key, given_tag = a_key(version=version), (b"if-none-match", tag)
-    fast, documented = _answers(app, key, given_tag), _answers(app, key, given_tag, AROUND)
-    assert sorted(fast[0]["headers"]) == sorted(documented[0]["headers"])
-    assert (fast[0]["status"], fast[1]["body"]) == (documented[0]["status"], documented[1]["body"])
-    found = dict(fast[0]["headers"])
-    expected = (None, None) if age_s is None else (b"?1", str(age_s).encode())
-    assert (found.get(b"tm-stale"), found.get(b"age")) == expected
+def test_stale_answers_are_flagged_alike(twins: Twins, age_s: int | None) -> None:
+    twins.follower.age_s = age_s
+    try:
+        fast, documented = twins.answers(b"".join(PLAIN))
+    finally:
+        twins.follower.age_s = None
+    assert fast == documented
+    flag = b"" if age_s is None else b"tm-stale: ?1\r\nage: %d\r\n" % age_s
+    assert flag in fast
+    assert (b"tm-stale" in fast) == (age_s is not None)
 
 
-def test_what_the_mirror_knows_is_answered_without_a_database() -> None:
-    """The application above has no database: had the lane or the route asked for one, it would have failed."""
-    statuses = [_answers(_app(_Follower()), a_key(version=version))[0]["status"] for version in ("v2", "v3")]
-    assert statuses == [200, 404]
+def test_every_change_of_the_table_is_seen_at_once(twins: Twins) -> None:
+    """Answers and heads are kept as bytes: not one of them may outlive what it says."""
+    tables = [
+        ({"v2": Entry(URL, 5), "strange": Entry(URL, 6)}, Head(EPOCH, 1, 7)),
+        ({"v2": Entry("https://other.example.com", 8), "strange": Entry(URL, 6)}, Head(EPOCH, 1, 8)),
+        ({"strange": Entry(URL, 6)}, Head(EPOCH, 1, 9)),
+        ({"v2": Entry(URL, 10), "strange": Entry(URL, 6)}, Head(EPOCH, 1, 10)),
+        # Another history may give the same revision to another URL.
+        ({"v2": Entry("https://third.example.com", 10)}, Head("cd" * 16, 2, 10)),
+        ({"v2": Entry(URL, 10)}, Head(EPOCH[:8] + "ef" * 12, 3, 10)),
+    ]
+    try:
+        for entries, head in tables:
+            twins.serve(entries, head)
+            fast, documented = twins.answers(b"".join(PLAIN))
+            assert fast == documented
+    finally:
+        twins.serve(*tables[0])
 
 
-def test_plain_resolve_does_not_come_as_far_as_the_documented_route() -> None:
-    """Else the comparisons above would compare the route with itself."""
-    app = _app(_Follower())
-    app._app = None
-    assert _answers(app, a_key())[0]["status"] == 200
-    with pytest.raises(TypeError):
-        _answers(app, a_key(), AROUND)
+def test_what_the_mirror_knows_never_comes_as_far_as_the_application(
+    twins: Twins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the comparisons here would compare the route with itself. Nor is a scope made for it."""
+    monkeypatch.setattr(LaneConnection, "_begin_scope", None)
+    assert twins.lane.exchange(b"".join(PLAIN)).count(b"HTTP/1.1 ") == len(PLAIN)
+
+
+def test_requests_are_counted_alike(twins: Twins) -> None:
+    """Counts, not durations: those differ, and that is what the lane is for."""
+    before = _counts(twins)
+    twins.answers(b"".join(PLAIN))
+    after = _counts(twins)
+    grown = [
+        {name: value - old.get(name, 0.0) for name, value in new.items() if value != old.get(name, 0.0)}
+        for old, new in zip(before, after, strict=True)
+    ]
+    assert grown[0] == grown[1]
+    assert grown[0]["resolve_requests_total"] == len(PLAIN)
+
+
+def _counts(twins: Twins) -> list[dict[str, float]]:
+    """Return the counters of both that requests move."""
+    found = []
+    for twin in (twins.lane, twins.documented):
+        lines = twin.parts.metrics.render().decode().splitlines()
+        samples = [line.rpartition(" ") for line in lines if not line.startswith("#")]
+        wanted = ("resolve_", "api_request", "tm_resolve")
+        found.append(
+            {
+                name: float(value)
+                for name, _, value in samples
+                if name.startswith(wanted) and "_bucket" not in name and "_sum" not in name
+            }
+        )
+    return found
+
+
+def test_a_real_server_answers_in_the_lane_as_around_it(sqlite_api: httpx2.Client) -> None:
+    """`Cache-Control` keeps a request out of the lane; this one asks for nothing else."""
+    for key in (created(sqlite_api), deactivated(sqlite_api)):
+        asked = {"params": key, "headers": {"X-Correlation-ID": "same"}}
+        around = {"params": key, "headers": {"X-Correlation-ID": "same", "Cache-Control": "max-age=60"}}
+        fast = sqlite_api.get(f"{ROUTES}/resolve", **asked)  # type: ignore[arg-type] # as it takes them
+        documented = sqlite_api.get(f"{ROUTES}/resolve", **around)  # type: ignore[arg-type] # the same
+        assert (fast.status_code, fast.content) == (documented.status_code, documented.content)
+        assert {**fast.headers, "date": ""} == {**documented.headers, "date": ""}

@@ -1,11 +1,10 @@
-"""The ASGI application: the lane, then monitoring, then FastAPI with the documented calls."""
+"""The ASGI application: monitoring, then FastAPI with the documented calls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
-from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -16,7 +15,6 @@ from starlette.exceptions import HTTPException
 from traffic_manager import __version__
 from traffic_manager.api import changes, operations, problems, resolve_batch, routes
 from traffic_manager.api.context import Parts, correlation_id_of
-from traffic_manager.api.lane import App, Lane
 from traffic_manager.api.requests import shown
 from traffic_manager.api.schemas import ProblemAnswer
 from traffic_manager.errors import (
@@ -59,10 +57,9 @@ _ROUTERS: tuple[APIRouter, ...] = (
 )
 # A body of 4 MiB can break a million rules; whoever repairs it reads only the first.
 _MAX_FIELD_PROBLEMS = 32
-_MAX_INSTANCE = 256
 
 
-def build_app(parts: Parts, lifespan: Lifespan) -> App:
+def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     """Return the application over *parts*; *lifespan* opens and closes them."""
     api = FastAPI(
         title="Traffic Manager",
@@ -87,8 +84,7 @@ def build_app(parts: Parts, lifespan: Lifespan) -> App:
     api.openapi = lambda: describe(api)  # type: ignore[method-assign] # FastAPI's documented way
     has_access_log = parts.settings.api.access_log
     api.add_middleware(RequestMonitoring, metrics=parts.metrics, on_error=_on_bug, access_log=has_access_log)
-    # The lane writes no lines: it would spend longer on them than on its answers.
-    return api if has_access_log else Lane(api, parts)
+    return api
 
 
 def describe(api: FastAPI) -> dict[str, Any]:  # Any: a JSON document
@@ -155,18 +151,14 @@ def _allowed(path: str) -> str:
 
 
 def _problem(request: Request, error: TrafficManagerError) -> Response:
-    status, headers, body = problems.render(error, _instance(request.scope), correlation_id_of(request))
+    status, headers, body = problems.render(
+        error, problems.instance_of(request.scope["path"]), correlation_id_of(request)
+    )
     response = Response(body, status)
     response.raw_headers[:0] = headers
-    if status in (413, 415, 414):
+    if status in (408, 413, 415):
         response.headers["Connection"] = "close"  # the rest of the body is not worth reading
     return response
-
-
-def _instance(scope: Any) -> str:  # Any: an ASGI scope
-    """Return the path as a URI reference (RFC 9457), cut where it is long."""
-    path = str(scope["path"])[:_MAX_INSTANCE]
-    return path if path.isascii() and path.isprintable() else quote(path)
 
 
 def _field_problem(item: dict[str, Any]) -> FieldProblem:
@@ -181,7 +173,7 @@ def _field_problem(item: dict[str, Any]) -> FieldProblem:
 
 
 async def _on_bug(scope: Any, receive: Any, send: Any, correlation_id: str) -> None:
-    status, headers, body = problems.render_internal(_instance(scope), correlation_id)
+    status, headers, body = problems.render_internal(problems.instance_of(scope["path"]), correlation_id)
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

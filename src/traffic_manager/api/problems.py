@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
@@ -60,6 +61,7 @@ STATUS_OF_CODE = {
     "number-out-of-range": 400,
     "nested-too-deep": 400,
 }
+_MAX_INSTANCE = 256
 INTERNAL = Problem(500, "internal-error", "Something went wrong here")
 
 
@@ -106,6 +108,12 @@ def render_internal(instance: str, correlation_id: str) -> tuple[int, Headers, b
     detail = "look for the correlation id in the server's log"
     document = _document(INTERNAL, detail, instance, correlation_id)
     return 500, [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store")], orjson.dumps(document)
+
+
+def instance_of(path: str) -> str:
+    """Return *path*, which somebody sent, as a URI reference (RFC 9457), cut where it is long."""
+    path = path[:_MAX_INSTANCE]
+    return path if path.isascii() and path.isprintable() else quote(path)
 
 
 def _document(problem: Problem, detail: str, instance: str, correlation_id: str) -> JsonObject:

@@ -26,8 +26,8 @@ MAX_BODY_BYTES = 16 * 1024
 # The most that a batch of 1,000 can be, by the end of its path: URLs of 2,048 characters, or names of 128.
 _BATCH_BODY_BYTES = {"/batch": 4 * 1024 * 1024, "/resolve": 1024 * 1024}
 MAX_QUERY_BYTES = 4 * 1024
-MAX_TARGET_BYTES = 8 * 1024
 MAX_PARAMETERS = 32
+BODY_S = 10.0
 MAX_DEPTH = 8
 _MAX_INTEGER = 2**53 - 1
 _MAX_SHOWN = 64
@@ -49,7 +49,7 @@ class StrictRoute(APIRoute):
         limit = _BATCH_BODY_BYTES.get(self.path[self.path.rindex("/") :], MAX_BODY_BYTES)
 
         async def checked(request: Request) -> Response:
-            check_target(request.scope)
+            check_path(request.scope)
             join_headers(request.scope)
             query_of(request.scope["query_string"], known)
             if takes_body:
@@ -84,13 +84,9 @@ class _ParsedRequest(Request):
         return self._document
 
 
-def check_target(scope: Any) -> None:  # Any: an ASGI scope
-    """Raise RequestRefused if the request line is longer than any call of ours needs, InvalidInput if a name in
-    it holds a slash, which would make two names of one."""
-    raw_path = scope.get("raw_path") or b""
-    if len(raw_path) + len(scope["query_string"]) > MAX_TARGET_BYTES:
-        raise RequestRefused(414, "target-too-long", f"path and query must be under {MAX_TARGET_BYTES} bytes")
-    if b"%2f" in raw_path.lower():
+def check_path(scope: Any) -> None:  # Any: an ASGI scope
+    """Raise InvalidInput if a name in the path holds a slash, which would make two names of one."""
+    if b"%2f" in (scope.get("raw_path") or b"").lower():
         raise InvalidInput(FieldProblem("path", "invalid-name", "must not hold an escaped slash"))
 
 
@@ -159,12 +155,15 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise too_large
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise too_large
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
     except ClientDisconnect as error:
         raise RequestRefused(400, "incomplete-body", "the connection ended before the body") from error
+    except TimeoutError as error:
+        raise RequestRefused(408, "request-too-slow", f"a body must come within {BODY_S:.0f} s") from error
     return bytes(body)
 
 

@@ -6,7 +6,8 @@ import orjson
 
 from traffic_manager.api.problems import Headers, render
 from traffic_manager.errors import FieldProblem, InvalidInput, RouteNotFound
-from traffic_manager.routing.model import Position, RouteKey
+from traffic_manager.routing.model import RouteKey
+from traffic_manager.routing.ports import Entry
 from traffic_manager.routing.resolver import Answer
 
 RESOLVE_PATH = "/api/v1/routes/resolve"
@@ -19,29 +20,23 @@ def render_answer(
     answer: Answer, key: RouteKey, if_none_match: bytes | None, correlation_id: str
 ) -> tuple[int, Headers, bytes]:
     """Return status, headers and body: 200, 304, or 404 where there is no active route."""
+    general = general_headers(answer.epoch8, answer.as_of, answer.stale_age_s)
     if answer.entry is None:
-        not_found = RouteNotFound(key)
-        not_found.as_of = Position(answer.epoch8, answer.as_of)
-        status, headers, body = render(not_found, RESOLVE_PATH, correlation_id)
-        return status, headers + freshness(answer.stale_age_s), body
-    url, revision = answer.entry
-    tag = f'"{answer.epoch8}.{revision}"'.encode()
-    headers = [(b"etag", tag), (b"tm-revision", f"{answer.epoch8}.{answer.as_of}".encode()), PRIVATE]
-    headers += freshness(answer.stale_age_s)
+        headers, body = missing(key, correlation_id)
+        return 404, [*general, *headers, _length(body)], body
+    tag = tag_of(answer.epoch8, answer.entry)
     if if_none_match is not None and matches(if_none_match, tag):
-        return 304, headers, b""
-    tenant, service, env, version = key
-    body = orjson.dumps(
-        {
-            "tenant": tenant,
-            "service": service,
-            "env": env,
-            "version": version,
-            "url": url,
-            "revision": revision,
-        }
-    )
-    return 200, [JSON, *headers], body
+        return 304, [*general, *unchanged(tag)], b""
+    headers, body = found(key, answer.entry, tag)
+    return 200, [*general, *headers, _length(body)], body
+
+
+# The parts of an answer, for the lane, which keeps those that depend on the route alone.
+
+
+def general_headers(epoch8: str, as_of: int, stale_age_s: int | None) -> Headers:
+    """Return the headers that say when the answer was true: the same for every route at one moment."""
+    return [(b"tm-revision", f"{epoch8}.{as_of}".encode()), *freshness(stale_age_s)]
 
 
 def freshness(stale_age_s: int | None) -> Headers:
@@ -49,6 +44,32 @@ def freshness(stale_age_s: int | None) -> Headers:
     if stale_age_s is None:
         return []
     return [(b"tm-stale", b"?1"), (b"age", str(stale_age_s).encode())]
+
+
+def tag_of(epoch8: str, entry: Entry) -> bytes:
+    """Return the ETag."""
+    return f'"{epoch8}.{entry.revision}"'.encode()
+
+
+def found(key: RouteKey, entry: Entry, tag: bytes) -> tuple[Headers, bytes]:
+    """Return headers and body for an active route."""
+    body = orjson.dumps({**key._asdict(), "url": entry.url, "revision": entry.revision})
+    return [JSON, *unchanged(tag)], body
+
+
+def unchanged(tag: bytes) -> Headers:
+    """Return the headers for a route that the caller has already."""
+    return [(b"etag", tag), PRIVATE]
+
+
+def missing(key: RouteKey, correlation_id: str) -> tuple[Headers, bytes]:
+    """Return headers and body where there is no active route."""
+    _, headers, body = render(RouteNotFound(key), RESOLVE_PATH, correlation_id)
+    return headers, body
+
+
+def _length(body: bytes) -> tuple[bytes, bytes]:
+    return b"content-length", str(len(body)).encode()
 
 
 def matches(if_none_match: bytes, tag: bytes) -> bool:

@@ -89,12 +89,8 @@ async def resolve(
     tags = if_none_match.encode("latin-1", "replace") if if_none_match is not None else None
     status, headers, body = render_answer(answer, key, tags, correlation_id_of(request))
     response = Response(body, status_code=status)
-    response.raw_headers[:] = [*headers, *_length(status, body)]
+    response.raw_headers[:] = headers
     return response
-
-
-def _length(status: int, body: bytes) -> list[tuple[bytes, bytes]]:
-    return [] if status == 304 else [(b"content-length", str(len(body)).encode())]
 
 
 @router.post("", status_code=201, **documented(201, schemas.RouteAnswer, 400, 409, 412, 413, 415, 422, 503))

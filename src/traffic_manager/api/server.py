@@ -6,21 +6,27 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
 
-from traffic_manager.api.lane import App
+from traffic_manager.api.connection import Connection
+from traffic_manager.api.context import Parts
+from traffic_manager.api.lane import Lane, LaneConnection
 
 # In-flight requests have this long to finish; a long poll is let go at once.
 FINISH_S = 15.0
-KEEP_ALIVE_S = 30
 # Connections that wait to be accepted: as many as the system allows (net.core.somaxconn), for clients of a node
 # that has gone all come at once.
 _BACKLOG = 65_535
 _CLOSE = (b"connection", b"close")
+
+App = Any  # an ASGI application
+Protocol = Callable[..., Connection]
 
 log = structlog.get_logger(__name__)
 
@@ -30,13 +36,18 @@ class Server(uvicorn.Server):
     on a second one it stops at once."""
 
     def __init__(
-        self, app: App, drain_s: float, draining: Callable[[], None], closing: Callable[[], None]
+        self,
+        app: App,
+        protocol: Protocol,
+        drain_s: float,
+        draining: Callable[[], None],
+        closing: Callable[[], None],
     ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http="httptools",
+                http=protocol,  # type: ignore[arg-type] # all that uvicorn does with the class is to call it
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -44,7 +55,6 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
                 backlog=_BACKLOG,
                 timeout_graceful_shutdown=int(FINISH_S),
             )
@@ -89,6 +99,14 @@ class Server(uvicorn.Server):
             # Else a client's next request could meet the closing of its idle connection.
             self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
         return is_time
+
+
+def protocol_of(parts: Parts) -> Protocol:
+    """Return what makes the protocol of a new connection. With an access log there is no lane: it writes no lines,
+    for it would spend longer on them than on its answers."""
+    if parts.settings.api.access_log:
+        return partial(Connection, parts.metrics)
+    return partial(LaneConnection, Lane(parts), parts.metrics)
 
 
 def bind(host: str, port: int) -> socket.socket:

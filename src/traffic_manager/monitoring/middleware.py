@@ -3,7 +3,7 @@ unexpectedly, its one error line and its answer.
 
 Add it with `app.add_middleware(RequestMonitoring, metrics=..., on_error=...)`, outermost. Wrapped around the
 whole application instead, it would never see an error before Starlette's own plain-text 500 has been sent.
-The resolve lane, which answers below ASGI, uses `correlation_id` and `Metrics.resolved_in_lane` itself.
+The resolve lane, which answers below ASGI, uses `accepted_id` and `Metrics.resolved_in_lane` itself.
 """
 
 from __future__ import annotations
@@ -45,9 +45,13 @@ def new_correlation_id() -> str:
 def correlation_id(given: Sequence[bytes]) -> str:
     """Return the request's id: the one value in *given*, those of its X-Correlation-ID headers, if it is
     well-formed, else a new one."""
-    if len(given) == 1 and _is_acceptable(given[0]):
-        return given[0].decode("ascii")
-    return new_correlation_id()
+    taken = accepted_id(given)
+    return taken.decode("ascii") if taken is not None else new_correlation_id()
+
+
+def accepted_id(given: Sequence[bytes]) -> bytes | None:
+    """Return the one value in *given* if it is well-formed, None if an id has to be made."""
+    return given[0] if len(given) == 1 and _is_acceptable(given[0]) else None
 
 
 class RequestMonitoring:

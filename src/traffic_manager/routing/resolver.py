@@ -72,14 +72,17 @@ class Resolver:
 
     def from_memory(self, key: RouteKey) -> Answer | None:
         """Return what the mirror knows of *key*, None if it cannot tell."""
-        mirror, text = self._mirror, str(key)
-        if mirror.head is None:
-            return None
+        head, known = self._mirror.head, self.look_up(str(key))
+        return self._known(head, *known) if head is not None and known is not None else None
+
+    def look_up(self, text: str) -> tuple[int, Entry | None] | None:
+        """Return what the mirror knows of the key with this *text*: the revision at which it is true, and the
+        entry, None for no active route. None if it cannot tell. For the lane, to which an Answer costs more
+        than the look-up itself."""
+        mirror = self._mirror
         if mirror.is_complete:
-            as_of, entry = mirror.shown.get(text) or (mirror.applied, mirror.entries.get(text))
-            return self._known(mirror.head, as_of, entry)
-        known = mirror.recall(text)
-        return self._known(mirror.head, *known) if known else None
+            return mirror.shown.get(text) or (mirror.applied, mirror.entries.get(text))
+        return mirror.recall(text) if mirror.head is not None else None
 
     def _known(self, head: Head, as_of: int, entry: Entry | None) -> Answer:
         source = Source.HIT if entry else Source.NEGATIVE

@@ -1,0 +1,356 @@
+"""One client's connection: uvicorn's HTTP/1.1 protocol with limits and deadlines, which it has not by itself.
+
+Bounds what a connection may hold, keeps answers in the order of their requests, refuses what no application should
+see as problem documents, outlives a client that has closed its own side, and ends without losing a request.
+
+uvicorn's class is no public contract: the version is pinned, and tests hold what is relied on here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import sys
+import termios
+from asyncio import TimerHandle, Transport
+from contextlib import suppress
+from typing import Any
+
+import httptools
+import structlog
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from traffic_manager.api.problems import instance_of, render
+from traffic_manager.errors import RequestRefused
+from traffic_manager.monitoring.metrics import UNMATCHED, Metrics
+from traffic_manager.monitoring.middleware import CORRELATION_HEADER, correlation_id
+
+KEEP_ALIVE_S = 30.0
+HEAD_S = 5.0
+# Calls that read a body give up a little sooner, by themselves: this is for bodies that nobody reads.
+BODY_S = 10.0
+MAX_TARGET_BYTES = 8 * 1024
+MAX_HEADERS = 64
+MAX_HEAD_BYTES = 16 * 1024
+# Data is parsed in pieces, so that few pipelined requests are taken at a time: a piece holds 220 at most.
+_PIECE_BYTES = 4 * 1024
+# A client that has closed its side may still listen, or be gone. Ordinary requests are answered by then.
+_HALF_CLOSED_S = 2.0
+# At the end, a connection that was accepted without a request yet has so long to send it.
+_FIRST_REQUEST_S = 0.5
+_MALFORMED = RequestRefused(400, "malformed-request", "is not HTTP/1.1")
+_HEAD_TOO_LARGE = RequestRefused(
+    431, "head-too-large", f"a head must be at most {MAX_HEAD_BYTES} bytes of at most {MAX_HEADERS} headers"
+)
+_TARGET_TOO_LONG = RequestRefused(
+    414, "target-too-long", f"path and query must be at most {MAX_TARGET_BYTES} bytes long"
+)
+_TOO_SLOW = RequestRefused(408, "request-too-slow", f"a head must be complete within {HEAD_S:.0f} s")
+
+log = structlog.get_logger(__name__)
+
+
+class Connection(HttpToolsProtocol):
+    """A connection whose requests all go to the application."""
+
+    def __init__(self, metrics: Metrics, *arguments: Any, **more: Any) -> None:  # Any: uvicorn's own
+        super().__init__(*arguments, **more)
+        self._metrics = metrics
+        self.is_between = True  # no message has begun since the last one ended
+        self._is_over = False  # nothing more is read; when all is answered, it closes
+        self._is_ours = False  # the application has the message at hand
+        self._in_body = False
+        self._has_answered = False
+        self._held = b""  # came while reading was paused
+        self._fed_bytes = 0  # since the message began, or since its last bytes of body
+        self._refusal: bytes | None = None  # to be sent when all before it is answered
+        self._idle_since = self._began = 0.0
+        self._idle_timer: TimerHandle | None = None
+        self._slow_timer: TimerHandle | None = None
+
+    # What uvicorn's server and asyncio call.
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override] # as uvicorn does
+        """Begin."""
+        super().connection_made(transport)
+        self.flow = _Flow(transport, self)
+        self._idle_since = self._began = self.loop.time()
+        self._idle_timer = self.loop.call_later(KEEP_ALIVE_S, self._on_idle_timer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        for timer in (self._idle_timer, self._slow_timer):
+            if timer is not None:
+                timer.cancel()
+        self._held = b""
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, as far as there is room for more requests."""
+        if self._held:
+            self._held += data
+        else:
+            self._feed(data)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override] # uvicorn never stays open
+        """Stay open for the answers to whole requests, though not for long: most such clients are gone."""
+        if not self.is_waiting or self._in_body:
+            return None
+        self._is_over = True
+        self.loop.call_later(_HALF_CLOSED_S, self.transport.close)
+        return True
+
+    def shutdown(self) -> None:
+        """End when what has been asked is answered; the answers say that they are the last by now."""
+        if self.is_waiting:
+            super().shutdown()
+        elif self.is_between and self._has_answered and not self._has_unread():
+            self.transport.close()
+        else:  # a request is on its way, or may be
+            self.loop.call_later(_FIRST_REQUEST_S, self._close_if_idle)
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """Take note; the scope is made when it is known that one is needed."""
+        self.url = b""
+        self.headers = []
+        self.is_between = self._is_ours = self._in_body = False
+        self._fed_bytes = 0
+        self._began = self.loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the target."""
+        self.url += url
+        if len(self.url) > MAX_TARGET_BYTES:
+            raise _TARGET_TOO_LONG
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header. Those that follow a body are nobody's: they must not pass for headers."""
+        if not self._in_body:
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Answer here, or have the application answer."""
+        self._in_body = True
+        self._disarm()
+        if self._is_over or self.transport.is_closing():
+            return  # RFC 9112, 9.6: no request after the last one is processed
+        if len(self.headers) > MAX_HEADERS or self._is_head_too_large():
+            raise _HEAD_TOO_LARGE
+        if self.take():
+            return
+        self._begin_scope()
+        super().on_headers_complete()
+        self._is_ours = True
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a part of the body on."""
+        self._fed_bytes = 0
+        if self._is_ours:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request."""
+        self.is_between, self._in_body = True, False
+        self._disarm()
+        if self._is_ours:
+            super().on_message_complete()
+            self._is_over = self._is_over or not self.cycle.keep_alive
+
+    # For the lane.
+
+    def take(self) -> bool:
+        """Answer the request, whose head has been parsed, here; False if the application has to."""
+        return False
+
+    @property
+    def is_waiting(self) -> bool:
+        """True if the client waits for an answer to a request that has been taken."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def answered(self) -> None:
+        """Take note that a request was answered."""
+        self.server_state.total_requests += 1
+        self._idle_since = self.loop.time()
+        self._has_answered = True
+
+    # What follows an answer.
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or with the end. Called by the cycle of the application's answer."""
+        self.answered()
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            if cycle.disconnected:
+                self._end()  # its body was broken, and what comes after it is unknown
+                return
+            self._start_asgi_task(cycle, app)
+            self.flow.resume_reading()
+        elif self._is_over:
+            self._end()
+        else:
+            self.flow.resume_reading()
+
+    def _end(self) -> None:
+        if self._refusal is not None:
+            self.transport.write(self._refusal)
+        self.transport.close()
+
+    # Parsing.
+
+    def _feed(self, data: bytes) -> None:
+        for start in range(0, len(data), _PIECE_BYTES):
+            if self._is_over or self.transport.is_closing():
+                return
+            if self.flow.read_paused:
+                self._held = data[start:]
+                return
+            self._parse(data[start : start + _PIECE_BYTES])
+        if self._slow_timer is None and not self.is_between:
+            self._slow_timer = self.loop.call_later(BODY_S if self._in_body else HEAD_S, self._on_slow)
+
+    def _parse(self, piece: bytes) -> None:
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            # What follows is of a protocol that we do not speak. The request itself is answered.
+            self._is_over = True
+            self.cycle.keep_alive = False
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, RequestRefused) else _MALFORMED)
+        else:
+            self._fed_bytes += len(piece)
+            if not self.is_between and self._fed_bytes > MAX_HEAD_BYTES + _PIECE_BYTES:
+                self._refuse(_HEAD_TOO_LARGE)
+
+    def feed_held(self) -> None:
+        """Parse what was held, and read on if there is room then."""
+        self.flow.read_paused = False
+        held, self._held = self._held, b""
+        if not self.transport.is_closing():
+            self._feed(held)
+            if not self.flow.read_paused:
+                self.transport.resume_reading()
+
+    @property
+    def holds(self) -> bool:
+        """True if there is data that could not be parsed yet."""
+        return bool(self._held)
+
+    def _is_head_too_large(self) -> bool:
+        if not self._fed_bytes:  # it came within one piece
+            return False
+        return (
+            len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES
+        )
+
+    def _begin_scope(self) -> None:
+        """Make what uvicorn makes for every message when it begins."""
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        headers_of_scope = self.headers
+        headers_of_scope += headers
+        self.expect_100_continue = (b"expect", b"100-continue") in [(n, v.lower()) for n, v in headers]
+
+    # Refusals.
+
+    def _refuse(self, error: RequestRefused) -> None:
+        """Answer with *error* and end, when the requests before are answered."""
+        self._is_over = True
+        self._disarm()
+        is_torn = self._in_body and self._is_ours and self.is_waiting
+        if is_torn and self.cycle.response_started:
+            self.transport.close()
+            return
+        self._refusal = self._rendered(error, is_counted=not is_torn)
+        if is_torn:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if not self.is_waiting or (is_torn and not self.pipeline):
+            self._end()
+
+    def _rendered(self, error: RequestRefused, *, is_counted: bool) -> bytes:
+        given = [value for name, value in self.headers or [] if name == CORRELATION_HEADER]
+        request_id = correlation_id(given)
+        path = self.url.partition(b"?")[0].decode("latin-1") if self.url else "/"
+        status, headers, body = render(error, instance_of(path), request_id)
+        if is_counted:  # else the application's side counts it
+            method = self.parser.get_method().decode() if self.url else ""
+            self._metrics.observe_request(method, UNMATCHED, status, self.loop.time() - self._began)
+        log.debug("request_refused", status=status, code=error.code, correlation_id=request_id)
+        headers += [
+            (b"content-length", b"%d" % len(body)),
+            (CORRELATION_HEADER, request_id.encode()),
+        ]
+        general = [h for h in self.server_state.default_headers if h[0] != b"connection"]
+        lines = [b"%b: %b\r\n" % header for header in (*general, *headers, (b"connection", b"close"))]
+        return b"".join((STATUS_LINE[status], *lines, b"\r\n", body))
+
+    # Time.
+
+    def _on_slow(self) -> None:
+        """Refuse a head, or give a body up, that has taken too long."""
+        self._slow_timer = None
+        if not self._in_body:
+            self._refuse(_TOO_SLOW)
+            return
+        self._is_over = True
+        if self.is_waiting:
+            self.cycle.keep_alive = False
+        else:
+            self.transport.close()
+
+    def _on_idle_timer(self) -> None:
+        """Close if nothing was asked for long enough. Looked at then, not set anew for each request."""
+        left_s = self._idle_since + KEEP_ALIVE_S - self.loop.time()
+        if not self.is_between or self.is_waiting:
+            left_s = KEEP_ALIVE_S
+        if left_s <= 0:
+            self.transport.close()
+        else:
+            self._idle_timer = self.loop.call_later(left_s, self._on_idle_timer)
+
+    def _close_if_idle(self) -> None:
+        if self.is_between and not self.is_waiting:
+            self.transport.close()
+
+    def _has_unread(self) -> bool:
+        """Return whether something has come that the loop has not read yet."""
+        with suppress(OSError, AttributeError):
+            unread = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
+            return int.from_bytes(unread, sys.byteorder) > 0
+        return False
+
+    def _disarm(self) -> None:
+        if self._slow_timer is not None:
+            self._slow_timer.cancel()
+            self._slow_timer = None
+
+
+class _Flow(FlowControl):
+    """Reads on only when there is room for another request, and what was held first."""
+
+    def __init__(self, transport: Transport, connection: Connection) -> None:
+        super().__init__(transport)
+        self._connection = connection
+        self._is_due = False
+
+    def resume_reading(self) -> None:
+        """Read on, if nothing is queued behind the request under way."""
+        if not self.read_paused or self._is_due or self._connection.pipeline:
+            return
+        if self._connection.holds:
+            # Soon: this may be called while the parser is at work.
+            self._is_due = True
+            self._connection.loop.call_soon(self._feed_held)
+        else:
+            super().resume_reading()
+
+    def _feed_held(self) -> None:
+        self._is_due = False
+        self._connection.feed_held()

@@ -1,0 +1,174 @@
+"""Two servers over one mirror: one with the lane, one whose every request goes to the documented routes.
+
+In this process, so that tests can change the mirror under both at once, and see what has been read of a request.
+There is nothing behind the mirror: had a resolve asked for a database, it would have failed.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import fields, replace
+from functools import partial
+from threading import Condition, Thread
+from typing import Any, cast
+
+from fastapi import FastAPI
+
+from tests.node import a_key, wait_until
+from traffic_manager.api.app import build_app
+from traffic_manager.api.connection import Connection
+from traffic_manager.api.context import Parts
+from traffic_manager.api.lane import Lane, LaneConnection
+from traffic_manager.api.server import Server, bind
+from traffic_manager.config.settings import load_settings
+from traffic_manager.monitoring.metrics import Metrics
+from traffic_manager.routing.follower import Follower
+from traffic_manager.routing.mirror import Mirror
+from traffic_manager.routing.ports import Entry, Head, Table
+from traffic_manager.routing.resolver import Resolver
+
+TIMEOUT_S = 10.0
+EPOCH = "ab" * 16
+HEAD = Head(EPOCH, 1, 7)
+URL = "https://payments.example.com/v2?a=\u00fc&b=\"'"
+# Of 24 hex digits are the ids that the server makes, and no others here.
+_MADE_ID = re.compile(rb"\b[0-9a-f]{24}\b")
+_DATE = re.compile(rb"^date: .*\r\n", re.MULTILINE)
+
+
+class FakeFollower:
+    """Says how stale the mirror is."""
+
+    def __init__(self) -> None:
+        self.age_s: int | None = None
+
+    def stale_age_s(self) -> int | None:
+        """Return what the test has set."""
+        return self.age_s
+
+
+class Twin:
+    """One of the two servers. *protocol_of* makes its protocol."""
+
+    def __init__(self, parts: Parts, protocol_of: Callable[[Parts], Callable[..., Connection]]) -> None:
+        self.parts = replace(parts, metrics=Metrics())
+        self._reading = Condition()
+        self._read_bytes: dict[tuple[str, int] | None, int] = {}
+        self._make = protocol_of(self.parts)
+        self.listener = bind("127.0.0.1", 0)
+        self.port: int = self.listener.getsockname()[1]
+        app = build_app(self.parts, _no_lifespan)
+        self.server = Server(app, self._connection, 0.0, draining=lambda: None, closing=lambda: None)
+        self._thread = Thread(target=self.server.serve_on, args=[self.listener], daemon=True)
+
+    def _connection(self, *arguments: Any, **more: Any) -> Connection:  # Any: uvicorn's own
+        connection = self._make(*arguments, **more)
+        receive = connection.data_received
+
+        def data_received(data: bytes) -> None:
+            receive(data)
+            with self._reading:
+                name = connection.client
+                self._read_bytes[name] = self._read_bytes.get(name, 0) + len(data)
+                self._reading.notify_all()
+
+        connection.data_received = data_received  # type: ignore[method-assign] # to know when it has read
+        return connection
+
+    def connect(self) -> socket.socket:
+        """Return a new connection to it."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def exchange(self, *parts: bytes) -> bytes:
+        """Return all that is answered to *parts*, each sent when the one before has been read, and nothing more
+        after them."""
+        with self.connect() as connection:
+            sent = 0
+            for part in parts[:-1]:
+                connection.sendall(part)
+                sent += len(part)
+                self._wait_until_read(connection, sent)
+            connection.sendall(parts[-1])
+            connection.shutdown(socket.SHUT_WR)
+            return all_of(connection)
+
+    def _wait_until_read(self, connection: socket.socket, wanted: int) -> None:
+        name = connection.getsockname()
+        with self._reading:
+            has_read = self._reading.wait_for(lambda: self._read_bytes.get(name, 0) >= wanted, TIMEOUT_S)
+        assert has_read, "the server does not read"
+
+    def start(self) -> None:
+        """Serve."""
+        self._thread.start()
+        wait_until(lambda: self.server.started, what="the twin")
+
+    def stop(self) -> None:
+        """End."""
+        self.server.should_exit = True
+        self._thread.join(TIMEOUT_S)
+
+
+class Twins:
+    """Both, and what they serve: the mirror, and how stale it is."""
+
+    def __init__(self) -> None:
+        self.follower = FakeFollower()
+        self.mirror = Mirror(max_routes=100)
+        self.serve({"v2": Entry(URL, 5), "strange": Entry(URL, 6)})
+        nothing = cast("Any", None)
+        follower = cast("Follower", self.follower)
+        needed = {
+            "settings": load_settings(env_file=None),
+            "mirror": self.mirror,
+            "follower": follower,
+            "resolver": Resolver(self.mirror, follower, nothing, nothing, nothing),
+        }
+        parts = Parts(**{**dict.fromkeys((part.name for part in fields(Parts)), nothing), **needed})
+        self.lane = Twin(parts, lambda parts: partial(LaneConnection, Lane(parts), parts.metrics))
+        self.documented = Twin(parts, lambda parts: partial(Connection, parts.metrics))
+
+    def serve(self, entries: dict[str, Entry], head: Head = HEAD) -> None:
+        """Let the mirror hold *entries*, by their versions."""
+        by_key = {"/".join(a_key(version=version).values()): entry for version, entry in entries.items()}
+        self.mirror.load(Table(head, b"", by_key, [], 0))
+
+    def answers(self, *parts: bytes) -> tuple[bytes, bytes]:
+        """Return what both answer to the same bytes, comparably; the lane gets them in *parts*."""
+        return comparable(self.lane.exchange(*parts)), comparable(self.documented.exchange(b"".join(parts)))
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """Return what comes until the server closes."""
+    received = b""
+    while part := connection.recv(65536):
+        received += part
+    return received
+
+
+def comparable(answer: bytes) -> bytes:
+    """Return *answer* without what no two answers share: the time, and ids that the server made."""
+    return _MADE_ID.sub(b"MADE", _DATE.sub(b"", answer))
+
+
+@asynccontextmanager
+async def _no_lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    yield
+
+
+@contextmanager
+def the_twins() -> Iterator[Twins]:
+    """Start and stop them."""
+    twins = Twins()
+    for twin in (twins.lane, twins.documented):
+        twin.start()
+    try:
+        yield twins
+    finally:
+        for twin in (twins.lane, twins.documented):
+            twin.stop()
