@@ -15,6 +15,7 @@
     ├── BatchFailed             one operation of a batch failed; index and cause
     ├── SourceUnavailable       the database cannot be asked now; try again
     │   ├── Busy                we are full; try again sooner
+    │   │   └── TooManyWatchers no more may wait here for changes
     │   ├── NotYetReached       TM-Min-Revision lies in the future
     │   ├── StorageReadOnly     the database takes no writes
     │   ├── StorageFull         the database's disk is full
@@ -168,6 +169,15 @@ class Busy(SourceUnavailable):
     """The work could not start in time because too much other work was before it."""
 
     retry_after_s = 1
+
+
+class TooManyWatchers(Busy):
+    """As many wait for changes at this worker as may."""
+
+    retry_after_s = 5
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} wait for changes at this worker already (WATCH_LIMIT); try again")
 
 
 class NotYetReached(SourceUnavailable):

@@ -63,7 +63,7 @@ class Worker:
         store = SqlStore(self._database)
         self._mirror = Mirror(settings.app.mirror_max_routes)
         feed = SqlFeed(self._database, metrics.tm_bad_row_total.inc, listens=True)
-        self._watchers = Watchers()
+        self._watchers = Watchers(settings.watch.limit)
         self._follower = Follower(feed, self._mirror, _FollowerMetrics(metrics), self._watchers)
         self._redis = _redis_client(settings.redis) if settings.redis.host else None
         self._reads = Bulkhead("read", settings.db.pool_max - _RESERVED_CONNECTIONS, _READ_PATIENCE_S)
@@ -203,6 +203,7 @@ class Worker:
         self._metrics.tm_applied_revision.set(self._mirror.applied)
         self._metrics.tm_head_revision.set(max(self._follower.head_revision, self._mirror.applied))
         self._metrics.tm_mirror_routes.set(len(self._mirror))
+        self._metrics.tm_watchers.set(len(self._watchers))
         staleness_s = self._follower.staleness_s()
         if staleness_s is not None:
             self._metrics.tm_staleness_seconds.set(staleness_s)

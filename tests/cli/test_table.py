@@ -63,7 +63,9 @@ class PlayedServer:
             created = now if held is None else held.created_at
             table[version] = Route("t", "s", "e", version, url, is_active, revision, created, now)
         shown = None if action == "deleted" else url
-        self.log.append(Change(revision, action, "t", "s", "e", version, shown, is_active, None, "", "", now))
+        self.log.append(
+            Change(revision, revision, action, "t", "s", "e", version, shown, is_active, None, "", "", now)
+        )
         self.tables.append(table)
 
     def _move_on(self) -> Position:

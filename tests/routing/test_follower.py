@@ -29,7 +29,7 @@ from traffic_manager.routing import hints
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.ports import Entry, Keyring, NameFilter, StoredKey
-from traffic_manager.routing.watchers import Watchers
+from traffic_manager.routing.watchers import Ending, Watchers
 
 KEY = str(a_key())
 
@@ -69,7 +69,7 @@ class Following:
         self.store = store
         self.mirror = Mirror(max_routes)
         self.events = Events()
-        self.watchers = Watchers()
+        self.watchers = Watchers(100)
         self.follower = Follower(store, self.mirror, self.events, self.watchers, keyring)
 
 
@@ -179,14 +179,14 @@ async def test_gap_in_the_log_is_reported_and_healed_by_a_reload() -> None:
 
 
 @on_a_loop
-async def test_other_epoch_is_a_fork_and_releases_the_watchers() -> None:
+async def test_other_epoch_is_a_fork_and_ends_all_watching() -> None:
     store = MemoryStore()
     commit(store, create())
     async with following(store) as f:
-        with f.watchers.watching(NameFilter()) as watcher:
+        with f.watchers.watching(NameFilter(), after=1) as watcher:
             store.begin_epoch(OTHER_EPOCH)
             await until(lambda: f.mirror.head and f.mirror.head.epoch == OTHER_EPOCH)
-            await until(lambda: watcher.is_released)
+            await until(lambda: watcher.ending is Ending.HISTORY_CHANGED)
         assert f.events.forks == 1
 
 
@@ -302,51 +302,15 @@ async def test_table_that_has_shrunk_well_below_the_limit_is_loaded_again() -> N
 
 
 @on_a_loop
-async def test_watcher_notices_what_matches_and_nothing_else() -> None:
+async def test_watcher_is_told_what_was_applied() -> None:
     store = MemoryStore()
     async with following(store) as f:
-        with f.watchers.watching(NameFilter(service="mine")) as watcher:
-            commit(store, create(a_key("other")))
-            await f.follower.reached(1, 5.0)
-            assert watcher.seen == 0
-            waiting = asyncio.ensure_future(watcher.wait(above=0, timeout_s=5.0))
-            commit(store, create(a_key("mine")), create(a_key("other2")))
-            await waiting
-            assert watcher.seen == 2
-
-
-@on_a_loop
-async def test_watcher_waits_no_longer_than_told_and_not_at_all_when_released() -> None:
-    async with following(MemoryStore()) as f:
-        with f.watchers.watching(NameFilter()) as watcher:
-            await watcher.wait(above=0, timeout_s=0.01)
-            f.watchers.close()
-            async with asyncio.timeout(1):
-                await watcher.wait(above=0, timeout_s=60.0)
-            assert watcher.seen == 0
-
-
-@on_a_loop
-async def test_watchers_of_different_names_each_notice_their_newest_match() -> None:
-    store = MemoryStore()
-    async with following(store) as f:
-        with (
-            f.watchers.watching(NameFilter()) as everything,
-            f.watchers.watching(NameFilter(service="a")) as by_service,
-            f.watchers.watching(NameFilter(tenant="nobody", service="a")) as nothing,
-        ):
-            commit(store, create(a_key("a")), create(a_key("b")))
-            await f.follower.reached(2, 5.0)
-            assert (everything.seen, by_service.seen, nothing.seen) == (2, 1, 0)
-
-
-@on_a_loop
-async def test_watcher_that_comes_after_the_closing_does_not_wait() -> None:
-    async with following(MemoryStore()) as f:
-        f.watchers.close()
-        with f.watchers.watching(NameFilter()) as watcher:
-            async with asyncio.timeout(1):
-                await watcher.wait(above=0, timeout_s=60.0)
+        with f.watchers.watching(NameFilter(service="mine"), after=0) as watcher:
+            commit(store, create(a_key("other")), create(a_key("mine")))
+            page = await watcher.next(5.0)
+            assert page is not None
+            assert [told.change.revision for told in page.told] == [2]
+            assert f.mirror.applied == 2, "who is told of a change resolves to it"
 
 
 @on_a_loop

@@ -276,7 +276,7 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
     async def new_worker(self) -> Worker:
         mirror = Mirror(self.max_routes)
         feed = SteppedFeed(self.make_feed(), self.store, self.loop)
-        follower = Follower(feed, mirror, feed, Watchers())
+        follower = Follower(feed, mirror, feed, Watchers(100))
         reads = Bulkhead("read", MOST_SLOW_READS + 2, 5.0)
         resolver = Resolver(mirror, follower, self.cache, self.store, reads)
         worker = Worker(mirror, follower, feed, reads, resolver, Registry(self.store, follower.wake))

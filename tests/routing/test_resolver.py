@@ -66,7 +66,7 @@ async def reading(
 ) -> AsyncIterator[Reading]:
     """Run a resolver over *store*. Not synchronised: its follower never starts."""
     mirror, cache, reads = Mirror(max_routes), MemoryCache(), Bulkhead("read", 8, 5.0)
-    follower = Follower(store, mirror, Events(), Watchers())
+    follower = Follower(store, mirror, Events(), Watchers(100))
     if synchronised:
         follower.start()
         await until(lambda: follower.staleness_s() is not None)

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from traffic_manager import __version__
-from traffic_manager.api import changes, operations, problems, resolve_batch, routes
+from traffic_manager.api import changes, operations, problems, resolve_batch, routes, stream
 from traffic_manager.api.context import Parts, correlation_id_of
 from traffic_manager.api.requests import shown
 from traffic_manager.api.schemas import ProblemAnswer
@@ -52,6 +52,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     resolve_batch.router,
     routes.router,
     changes.router,
+    stream.router,
     operations.router,
     operations.docs_router,
 )
@@ -75,6 +76,7 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     api.include_router(resolve_batch.router)
     api.include_router(routes.router)
     api.include_router(changes.router)
+    api.include_router(stream.router)
     api.include_router(operations.router)
     if parts.settings.serves_docs:
         api.include_router(operations.docs_router)
@@ -83,6 +85,7 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     api.add_exception_handler(HTTPException, _on_http_error)
     api.openapi = lambda: describe(api)  # type: ignore[method-assign] # FastAPI's documented way
     has_access_log = parts.settings.api.access_log
+    api.add_middleware(stream.StreamFront, parts=parts)
     api.add_middleware(RequestMonitoring, metrics=parts.metrics, on_error=_on_bug, access_log=has_access_log)
     return api
 

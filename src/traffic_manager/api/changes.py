@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import orjson
@@ -17,7 +19,7 @@ from traffic_manager.errors import Busy, HistoryGone
 from traffic_manager.routing.model import Change, Position, rfc3339
 from traffic_manager.routing.ports import ChangePage, Head, NameFilter
 
-# 200 woken at once have their turn within 0.5 s.
+# 200 who have to read the database at once have their turn within 0.5 s.
 _TURN_TIMEOUT_S = 5.0
 
 router = APIRouter(prefix="/api/v1", route_class=StrictRoute, tags=["changes"])
@@ -35,34 +37,65 @@ async def changes(
     wait: Annotated[float, NUMBER, Query(ge=0, le=60, description="Seconds to wait for the first one.")] = 0,
 ) -> Response:
     """Return changes in their order. With `wait` the answer comes when there is one, or when time is up."""
-    given = _given(after)
-    # The watcher is there before the first read: what comes between the read and the wait is noticed.
-    with parts.watchers.watching(wanted) as watcher:
-        page = await _read(parts, wanted, given, limit, at_least)
-        if wait and not page.changes:
-            await watcher.wait(page.head.revision, wait)
-            page = await _read_in_turn(parts, wanted, page.head.position, limit, at_least)
+    given = position_of(after, "after")
+    page = None
+    if wait and at_least is None:
+        page = _remembered(parts, wanted, given, limit)
+    if page is None:
+        page = await read_changes(parts, wanted, given, limit, at_least)
+    if wait and not page.changes:
+        page = await _awaited(parts, wanted, page.head, limit, wait)
     return json_answer(_page_json(page), page.head.position)
 
 
-async def _read_in_turn(
-    parts: Parts, wanted: NameFilter, after: Position, limit: int, at_least: Position | None
-) -> ChangePage:
-    """Read as `_read` does, a few at a time: one change can wake more callers than may wait for the database."""
+async def _awaited(parts: Parts, wanted: NameFilter, head: Head, limit: int, wait_s: float) -> ChangePage:
+    """Return what matches after *head* as soon as there is something, or nothing when time is up."""
+    with parts.watchers.watching(wanted, head.revision) as watcher:
+        page = await watcher.next(wait_s)
+    if page is not None and not page.told:
+        return ChangePage(_moved(head, page.upto), (), has_more=False, compacted_revision=0)
+    found = _remembered(parts, wanted, head.position, limit)
+    return found or await read_in_turn(parts, wanted, head.position, limit)
+
+
+def _remembered(parts: Parts, wanted: NameFilter, after: Position, limit: int) -> ChangePage | None:
+    """Return what matches after *after* from memory, None if that does not reach so far."""
+    recent = parts.watchers.recent
+    page = recent.page(wanted, after.revision, limit) if recent.covers(after) else None
+    if page is None or recent.head is None:
+        return None
+    found = [told.change for told in page.told]
+    return ChangePage(recent.head, found, page.upto < recent.head.revision, recent.floor)
+
+
+def _moved(head: Head, revision: int) -> Head:
+    return Head(head.epoch, head.epoch_number, revision)
+
+
+async def read_in_turn(parts: Parts, wanted: NameFilter, after: Position, limit: int) -> ChangePage:
+    """Read as `read_changes` does, in turn."""
+    async with turn(parts):
+        return await read_changes(parts, wanted, after, limit, None)
+
+
+@asynccontextmanager
+async def turn(parts: Parts) -> AsyncIterator[None]:
+    """Let a few watchers at a time read the database: many can have to at once, as after a restart."""
     try:
         async with asyncio.timeout(_TURN_TIMEOUT_S):
-            await parts.woken_turns.acquire()
+            await parts.watchers_turns.acquire()
     except TimeoutError as error:
-        raise Busy("too many callers were woken at once") from error
+        raise Busy("too many watchers wait for the database") from error
     try:
-        return await _read(parts, wanted, after, limit, at_least)
+        yield
     finally:
-        parts.woken_turns.release()
+        parts.watchers_turns.release()
 
 
-async def _read(
+async def read_changes(
     parts: Parts, wanted: NameFilter, after: Position, limit: int, at_least: Position | None
 ) -> ChangePage:
+    """Return changes after *after* from the database. Raises HistoryGone if it cannot be gone on from."""
     page = await parts.read(
         lambda: parts.store.changes(wanted, after.revision, limit), at_least, lambda page: page.head
     )
@@ -87,14 +120,15 @@ def _check_continues(after: Position, page: ChangePage) -> None:
         raise gone
 
 
-def _given(after: str) -> Position:
-    """Return the position; its epoch is empty for a bare revision, which means this history's."""
+def position_of(after: str, field: str) -> Position:
+    """Return the position; its epoch is empty for a bare revision, which means this history's. Raises
+    InvalidInput for *field*."""
     if after.isascii() and after.isdigit() and len(after) <= 18:
         return Position("", int(after))
     try:
-        return Position.parse(after, "after")
+        return Position.parse(after, field)
     except Exception as error:
-        raise invalid("after", "invalid-revision", "must be a revision or <epoch8>.<revision>") from error
+        raise invalid(field, "invalid-revision", "must be a revision or <epoch8>.<revision>") from error
 
 
 def _page_json(page: ChangePage) -> JsonObject:
@@ -112,6 +146,7 @@ def change_json(change: Change) -> JsonObject:
     """Return *change* as the API shows it."""
     return {
         "revision": change.revision,
+        "batch_end": change.batch_end,
         "action": change.action,
         **change.key._asdict(),
         "url": change.url,

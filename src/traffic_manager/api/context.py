@@ -50,8 +50,8 @@ class Parts:
     store: RouteStore
     reads: Bulkhead
     url_policy: UrlPolicy
-    # Woken long polls read this many at a time; other readers keep the rest of the threads.
-    woken_turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    # So many watchers at a time read the database; other readers keep the rest of the threads.
+    watchers_turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     async def read(
         self, work: Callable[[], Result], at_least: Position | None, head_of: Callable[[Result], Head]
@@ -105,16 +105,22 @@ GivenAuthor = Annotated[Author, Depends(_author)]
 MinRevision = Annotated[Position | None, Depends(_min_revision)]
 
 
-async def _name_filter(
+def name_filter(
     tenant: str | None = None, service: str | None = None, env: str | None = None, version: str | None = None
 ) -> NameFilter:
-    """Return the names asked for. Raises InvalidInput for those that no route can have."""
+    """Return the filter for these names. Raises InvalidInput for names that no route can have."""
     names = (tenant, service, env, version)
     given = [(field, name) for field, name in zip(NAME_FIELDS, names, strict=True) if name is not None]
     problems = [p for field, name in given if (p := name_problem(field, name))]
     if problems:
         raise InvalidInput(*problems)
     return NameFilter(*names)
+
+
+async def _name_filter(
+    tenant: str | None = None, service: str | None = None, env: str | None = None, version: str | None = None
+) -> NameFilter:
+    return name_filter(tenant, service, env, version)
 
 
 GivenNames = Annotated[NameFilter, Depends(_name_filter)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from traffic_manager.api.problems import INTERNAL, PROBLEMS
@@ -53,6 +54,18 @@ def documented(
     if 304 in others:
         responses[304] = {"description": "The route still has this tag", "headers": headers}
     return {"responses": responses}
+
+
+def documented_stream(*refusals: int) -> dict[str, Any]:  # Any: arguments of FastAPI's decorators
+    """Return the arguments of a route's decorator: a stream of events, problems with the *refusals*."""
+    content = {"text/event-stream": {"schema": {"type": "string"}}}
+    headers = {"X-Correlation-ID": _HEADERS["X-Correlation-ID"]}
+    responses: dict[int | str, dict[str, Any]] = {
+        200: {"description": "Events, until the stream ends", "headers": headers, "content": content}
+    }
+    for refusal in (*refusals, 414, 500):
+        responses[refusal] = _problem(refusal)
+    return {"responses": responses, "response_class": StreamingResponse}
 
 
 def _problem(status: int) -> dict[str, Any]:

@@ -40,6 +40,7 @@ PROBLEMS: dict[type[TrafficManagerError], Problem] = {
     errors.HistoryGone: Problem(410, "history-gone", "These changes cannot be continued from"),
     errors.SourceUnavailable: Problem(503, "source-unavailable", "The database cannot answer now"),
     errors.Busy: Problem(503, "busy", "Too much is going on"),
+    errors.TooManyWatchers: Problem(503, "too-many-watchers", "Too many wait for changes here"),
     errors.NotYetReached: Problem(503, "not-yet-reached", "The revision does not exist yet"),
     errors.StorageReadOnly: Problem(503, "storage-read-only", "The database takes no writes now"),
     errors.StorageFull: Problem(503, "storage-full", "The database's disk is full"),

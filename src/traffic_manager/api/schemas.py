@@ -173,6 +173,9 @@ class ChangeAnswer(BaseModel):
     """One change: `url` and `is_active` as they were after it (null and false after a deletion)."""
 
     revision: RevisionNumber
+    batch_end: Annotated[
+        int, Field(ge=0, description="The revision of the last change of the same batch.", examples=[42])
+    ]
     action: Action
     tenant: Tenant
     service: Service

@@ -95,9 +95,11 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One numbered change. *url* and *is_active* are the state after it, *previous* the state before."""
+    """One numbered change. *url* and *is_active* are the state after it, *previous* the state before.
+    *batch_end* is the revision of the last change of the same batch."""
 
     revision: int
+    batch_end: int
     action: str
     tenant: str
     service: str

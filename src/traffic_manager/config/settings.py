@@ -233,14 +233,36 @@ class CacheSettings(Section):
     )
 
 
+class WatchSettings(Section):
+    """Streams and long polls of changes."""
+
+    model_config = ConfigDict(env_prefix="WATCH_")
+
+    limit: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        10_000, description="At most this many wait for changes at a worker; more are refused with 503."
+    )
+    heartbeat_seconds: Annotated[float, Field(ge=0.1, le=300)] = Field(
+        15.0, description="A stream without changes says that it lives this often; proxies cut silent ones."
+    )
+    life_seconds: Annotated[float, Field(ge=1, le=86_400)] = Field(
+        3600.0,
+        description="A stream ends after this long, or up to a fifth sooner, and its reader connects again: "
+        "so streams spread over the workers.",
+    )
+    slow_seconds: Annotated[float, Field(ge=0.1, le=300)] = Field(
+        10.0, description="A reader that takes nothing of its stream for this long is cut off."
+    )
+
+
 class Settings(BaseModel):
     """All sections: `settings.db.host`, `settings.app.log_level`, ..."""
 
     model_config = {"frozen": True}
-    sections: ClassVar[tuple[str, ...]] = ("app", "api", "db", "redis", "cache", "kafka")
+    sections: ClassVar[tuple[str, ...]] = ("app", "api", "watch", "db", "redis", "cache", "kafka")
 
     app: AppSettings
     api: ApiSettings
+    watch: WatchSettings
     db: DbSettings
     redis: RedisSettings
     cache: CacheSettings

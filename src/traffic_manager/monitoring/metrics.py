@@ -58,6 +58,18 @@ class CacheRejection(StrEnum):
     KEY = "key"  # of another route
 
 
+class StreamEnd(StrEnum):
+    """Why a stream ended."""
+
+    DRAINING = "draining"
+    HISTORY_CHANGED = "history-changed"
+    HISTORY_GONE = "history-gone"
+    LIFE_OVER = "life-over"
+    TOO_SLOW = "too-slow"
+    UNAVAILABLE = "source-unavailable"
+    DISCONNECTED = "disconnected"
+
+
 class PollOutcome(StrEnum):
     """How a poll for changes ended."""
 
@@ -193,6 +205,7 @@ class Metrics:
         self.tm_revision_gap_total = self._counter("tm_revision_gap_total", "Times that a revision missed.")
         self.tm_bad_row_total = self._counter("tm_bad_row_total", "Rows that break the rules of their table.")
         self._build_outbox()
+        self._build_watching()
 
     def _build_outbox(self) -> None:
         self.tm_outbox_lag_events = self._gauge(
@@ -203,6 +216,17 @@ class Metrics:
         )
         self.tm_relay_is_leader = self._gauge(
             "tm_relay_is_leader", "Workers of this server that hold the relay's lease.", "livesum"
+        )
+
+    def _build_watching(self) -> None:
+        self.tm_watchers = self._gauge(
+            "tm_watchers", "Streams and long polls that wait for changes.", "livesum"
+        )
+        self.tm_watch_changes_sent_total = self._counter(
+            "tm_watch_changes_sent_total", "Changes sent to streams, counted for each stream."
+        )
+        self.tm_watch_streams_ended_total = self._counter(
+            "tm_watch_streams_ended_total", "Streams that ended.", reason=StreamEnd
         )
 
     def resolved_in_lane(self, outcome: ResolveOutcome, status: int, seconds: float) -> None:

@@ -267,13 +267,11 @@ class Follower:
                 pass
 
     def _load(self, table: Table, keys: Sequence[StoredKey] | None, is_fork: bool) -> None:
-        is_other = self._mirror.head is not None
         self._load_keys(keys)
         self._mirror.load(table, is_other_history=is_fork)
         self.synchronised.set()
         self._let_go()
-        if is_other:
-            self._watchers.reloaded()
+        self._watchers.reloaded(table.head, is_other_history=is_fork)
         log.info(
             "synchronised",
             revision=table.head.revision,
@@ -297,7 +295,7 @@ class Follower:
         self._mirror.head = Head(head.epoch, head.epoch_number, changes.upto)
         if was_complete and not self._mirror.is_complete:
             self._warn_of_limit()
-        self._watchers.applied(changes.changes)
+        self._watchers.applied(changes)
         self._let_go()
 
     def _warn_of_limit(self) -> None:

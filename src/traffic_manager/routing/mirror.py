@@ -9,11 +9,12 @@ and so which values from elsewhere are good: that is `accept`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 
 from traffic_manager.routing.model import Change
 from traffic_manager.routing.ports import Entry, Head, Slice, Table
 from traffic_manager.routing.recent import RecentRoutes
+from traffic_manager.routing.table import RouteTable
 
 # So many changes are remembered: Redis entries from before a restart stay good across that many.
 WINDOW_CHANGES = 50_000
@@ -88,6 +89,14 @@ class Mirror:
         self._stay_within_limit()
         self._keep_what_was_shown()
         self._forget()
+
+    def portions(self) -> Iterator[list[tuple[str, Entry]]]:
+        """Yield all active routes of a complete mirror, some hundred at a time. Changes may be applied between
+        two portions: a route that does not change meanwhile is there exactly once."""
+        if isinstance(self.entries, RouteTable):
+            yield from self.entries.portions()
+        else:
+            yield list(self.entries.items())
 
     def recall(self, key: str) -> tuple[int, Entry | None] | None:
         """Return what is known of *key* without being complete: the revision at which it is true, and the

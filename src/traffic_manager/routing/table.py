@@ -26,6 +26,8 @@ _HEADER = Struct("<QI")
 _HEADER_BYTES = _HEADER.size
 # A byte that no UTF-8 text holds: with it no key is the beginning of another.
 _END = b"\xff"
+# So many entries at least are in a portion: about a millisecond.
+_PORTION = 500
 # So much of the room may be waste, records no longer in force, before some of it is reclaimed.
 _WASTE_SHARE = 0.25
 
@@ -231,6 +233,22 @@ class RouteTable(MutableMapping[str, Entry]):
         self._waste[number] = 0
         self._chunks[number] = bytearray()
         self._empty.append(number)
+
+    def portions(self) -> Iterator[list[tuple[str, Entry]]]:
+        """Yield all entries, some hundred at a time. Entries may come, change and go between two portions: one
+        that stays as it is is there exactly once."""
+        portion: list[tuple[str, Entry]] = []
+        for segment in self._segments:  # a key never leaves its segment
+            portion += [self._entry_at(offset) for offset in filter(None, segment)]
+            if len(portion) >= _PORTION:
+                yield portion
+                portion = []
+        yield portion
+
+    def _entry_at(self, offset: int) -> tuple[str, Entry]:
+        chunk, place = self._chunks[offset >> _PLACE_BITS], offset & _PLACE_MASK
+        key, _, url = chunk[place : _end_of(chunk, place)].partition(_END)
+        return key.decode(), Entry(url.decode(), _HEADER.unpack_from(chunk, place - _HEADER_BYTES)[0])
 
     def _records(self) -> Iterator[tuple[bytearray, int]]:
         """Yield the chunk and place of every record in force."""

@@ -1,0 +1,169 @@
+"""Changes as server-sent events: what is told, from where, to whom, and how a stream ends."""
+
+from __future__ import annotations
+
+import httpx2
+import pytest
+
+from tests.api.calls import (
+    BATCH,
+    CHANGES,
+    OTHER_URL,
+    URL,
+    a_fresh_key,
+    after,
+    create,
+    created,
+    deactivated,
+    head_of,
+    of_other_history,
+    revision_of,
+)
+from tests.api.streams import STREAM, Stream, streaming
+from tests.node import Node, path_of
+
+
+class TestTelling:
+    def test_stream_begins_where_it_is_asked_to_and_says_where_that_is(
+        self, stack: Node, api: httpx2.Client
+    ) -> None:
+        head = head_of(api)
+        with streaming(stack, after=head) as stream:
+            first = stream.next()
+            assert (first.kind, first.id, first.data) == ("progress", head, {"position": head})
+
+    def test_changes_come_as_they_happen_and_look_as_in_the_log(
+        self, stack: Node, api: httpx2.Client
+    ) -> None:
+        head = head_of(api)
+        with streaming(stack, after=head) as stream:
+            stream.next("progress")
+            key = created(api)
+            api.put(path_of(key), json={"url": OTHER_URL})
+            found = [stream.next("change") for _ in range(2)]
+        assert [event.data for event in found] == api.get(CHANGES, params={"after": head}).json()["changes"]
+        assert [event.id for event in found] == [after(head, 1), after(head, 2)]
+
+    def test_without_a_position_only_what_comes_is_told(self, stack: Node, api: httpx2.Client) -> None:
+        created(api)
+        with streaming(stack) as stream:
+            stream.next("progress")
+            key = created(api)
+            assert stream.next("change").data["tenant"] == key["tenant"]
+
+    def test_last_event_id_goes_before_after(self, stack: Node, api: httpx2.Client) -> None:
+        head = head_of(api)
+        created(api)
+        created(api)
+        with streaming(stack, {"Last-Event-ID": after(head, 1)}, after=head) as stream:
+            assert stream.next("change").id == after(head, 2)
+
+    @pytest.mark.parametrize("name", ["tenant", "service", "env", "version"])
+    def test_each_name_filters(self, stack: Node, api: httpx2.Client, name: str) -> None:
+        key, head = a_fresh_key(), head_of(api)
+        with streaming(stack, None, **{"after": head, name: f"only-{key['tenant']}"}) as stream:
+            stream.next("progress")
+            create(api, key)
+            create(api, {**key, name: f"only-{key['tenant']}"})
+            found = stream.next("change")
+        assert (found.id, found.data[name]) == (after(head, 2), f"only-{key['tenant']}")
+
+    def test_all_of_a_batch_comes_and_its_end_is_told_even_if_that_does_not_match(
+        self, stack: Node, api: httpx2.Client
+    ) -> None:
+        mine, other, head = a_fresh_key(), a_fresh_key(), head_of(api)
+        operations = [
+            {"operation": "create", **key, "version": f"v{n}", "url": URL}
+            for n, key in enumerate([mine, mine, other])
+        ]
+        with streaming(stack, after=head, tenant=mine["tenant"]) as stream:
+            stream.next("progress")
+            api.post(BATCH, json={"operations": operations})
+            found = [stream.next() for _ in range(3)]
+        assert [(e.kind, e.id) for e in found] == [
+            ("change", after(head, 1)),
+            ("change", after(head, 2)),
+            ("progress", after(head, 3)),
+        ]
+        assert {e.data["batch_end"] for e in found[:2]} == {revision_of(head) + 3}
+
+    def test_long_past_is_caught_up_and_joins_the_present(self, stack: Node, api: httpx2.Client) -> None:
+        with streaming(stack, after=0) as stream:
+            created(api)
+            head = head_of(api)
+            found: list[int] = []
+            while not found or found[-1] < revision_of(head):
+                found.append(stream.next("change").data["revision"])
+        assert found == list(range(1, revision_of(head) + 1))
+
+
+class TestSnapshot:
+    def test_active_routes_that_match_come_first_then_changes(self, stack: Node, api: httpx2.Client) -> None:
+        key = created(api)
+        create(api, {**key, "version": "v9"}, OTHER_URL)
+        sleeping = deactivated(api)
+        created(api)
+        with streaming(stack, include="snapshot", tenant=key["tenant"]) as stream:
+            begin, *routes, end = [stream.next() for _ in range(4)]
+            api.delete(path_of(key))
+            change = stream.next("change")
+        assert [begin.kind, end.kind] == ["snapshot", "snapshot-end"]
+        assert sorted((e.data["version"], e.data["url"]) for e in routes) == [("v2", URL), ("v9", OTHER_URL)]
+        assert [e.id for e in (begin, *routes)] == [None] * 3, "a snapshot that was cut off is begun again"
+        assert (end.data["routes"], end.id) == (2, end.data["position"])
+        assert change.data["action"] == "deleted"
+        with streaming(stack, include="snapshot", tenant=sleeping["tenant"]) as stream:
+            assert [stream.next().kind for _ in range(2)] == ["snapshot", "snapshot-end"]
+
+    def test_reader_who_comes_back_with_its_position_needs_no_other(
+        self, stack: Node, api: httpx2.Client
+    ) -> None:
+        key = created(api)
+        with streaming(stack, {"Last-Event-ID": head_of(api)}, include="snapshot") as stream:
+            assert stream.next().kind == "progress"
+        assert key
+
+    def test_reader_whose_position_is_gone_gets_another(self, stack: Node, api: httpx2.Client) -> None:
+        lost = of_other_history(head_of(api))
+        with streaming(stack, {"Last-Event-ID": lost}, include="snapshot", tenant="nobody") as stream:
+            assert [stream.next().kind for _ in range(2)] == ["snapshot", "snapshot-end"]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("kind", ["future", "other history"])
+    def test_position_that_cannot_be_gone_on_from_is_410_with_the_head(
+        self, stack: Node, api: httpx2.Client, kind: str
+    ) -> None:
+        head = head_of(api)
+        position = after(head, 1) if kind == "future" else of_other_history(head)
+        answer = api.get(STREAM, params={"after": position})
+        assert (answer.status_code, answer.json()["head"]) == (410, head)
+        assert answer.json()["type"].endswith(":history-gone")
+
+    @pytest.mark.parametrize(
+        "query",
+        ["after=x", "include=all", "tenant=..", "wait=1", "after=1&after=1", "tenant=", "limit=1"],
+    )
+    def test_ill_formed_question_is_400(self, sqlite_api: httpx2.Client, query: str) -> None:
+        assert sqlite_api.get(f"{STREAM}?{query}").status_code == 400
+
+    def test_ill_formed_last_event_id_is_400(self, sqlite_api: httpx2.Client) -> None:
+        answer = sqlite_api.get(STREAM, headers={"Last-Event-ID": "soon"})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "Last-Event-ID")
+
+    def test_other_methods_are_405(self, sqlite_api: httpx2.Client) -> None:
+        answer = sqlite_api.post(STREAM)
+        assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
+
+
+def test_headers_keep_proxies_and_caches_out_of_the_way(sqlite_stack: Node) -> None:
+    with Stream(sqlite_stack, headers={"X-Correlation-ID": "mine"}) as stream:
+        headers = stream.begin().headers
+    expected = {
+        "content-type": "text/event-stream",
+        "cache-control": "no-store",
+        "x-accel-buffering": "no",
+        "connection": "close",
+        "x-correlation-id": "mine",
+    }
+    assert {name: headers[name] for name in expected} == expected
