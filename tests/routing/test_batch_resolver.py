@@ -45,7 +45,7 @@ class Reading:
     def __init__(self, store: MemoryStore, max_routes: int) -> None:
         self.store = store
         self.mirror = Mirror(max_routes)
-        self.follower = Follower(store, self.mirror, Events(), Watchers())
+        self.follower = Follower(store, self.mirror, Events(), Watchers(100))
         self.reads = Bulkhead("read", 8, 5.0)
         self.single = Resolver(self.mirror, self.follower, None, store, self.reads)
         self.batch = BatchResolver(self.single, self.mirror, self.follower, store, self.reads)
