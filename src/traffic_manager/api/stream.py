@@ -21,7 +21,7 @@ from traffic_manager.api.changes import position_of, read_in_turn, turn
 from traffic_manager.api.context import GivenNames, GivenParts, Parts, name_filter
 from traffic_manager.api.documents import documented_stream
 from traffic_manager.api.problems import JsonObject
-from traffic_manager.api.requests import StrictRoute, check_target, query_of
+from traffic_manager.api.requests import StrictRoute, query_of
 from traffic_manager.errors import (
     FieldProblem,
     HistoryGone,
@@ -141,7 +141,6 @@ def _question(
 
 def _question_of(scope: Scope) -> Question:
     """Return what is asked. Raises InvalidInput where anything is unusual."""
-    check_target(scope)
     given = query_of(scope["query_string"], _PARAMETERS)
     ids = [value.decode("latin-1") for name, value in scope["headers"] if name == b"last-event-id"]
     if len(ids) > 1 or given.get("include", "snapshot") != "snapshot":
