@@ -53,6 +53,17 @@ def test_pulse_sees_another_epoch_at_once(engine: Engine) -> None:
     assert (feed.pulse(0).head.epoch, feed.pulse(0).head.epoch_number) == (OTHER_EPOCH, 2)
 
 
+def test_history_leaves_its_epoch_for_the_next_once(engine: Engine) -> None:
+    commit(engine.store, create())
+    feed = engine.feed()
+    forked = feed.pulse(0).head
+    feed.leave_epoch(forked.epoch)
+    feed.leave_epoch(forked.epoch)
+    begun = feed.pulse(0).head
+    assert (begun.epoch_number, begun.revision) == (forked.epoch_number + 1, forked.revision)
+    assert begun.epoch8 != forked.epoch8
+
+
 def test_pulse_brings_what_follows_if_asked_to(engine: Engine) -> None:
     commit(engine.store, create(), deactivate(), delete())
     pulse = engine.feed().pulse(1, 10)

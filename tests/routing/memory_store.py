@@ -14,7 +14,7 @@ from itertools import islice
 
 from tests.routing.builders import EPOCH
 from traffic_manager.db.pool import wait_readable
-from traffic_manager.errors import Busy, RevisionGap, SourceUnavailable
+from traffic_manager.errors import Busy, RevisionGap, SourceUnavailable, StorageReadOnly
 from traffic_manager.routing.bell import Bell
 from traffic_manager.routing.chain import CHAIN_START, next_link
 from traffic_manager.routing.model import Change, Route, RouteKey
@@ -62,6 +62,7 @@ class MemoryStore:
     def __init__(self, epoch: str = EPOCH, clock: Callable[[], float] = time.time) -> None:
         self.epoch, self.epoch_number = epoch, 1
         self.compacted_revision, self.compacted_chain = 0, CHAIN_START
+        self.is_read_only = False  # True: no other epoch can be begun
         self.is_away = False  # True: every call fails
         self.after_read: Callable[[], None] = _nothing  # called by look_up once it has seen the routes
         self.after_pulse: Callable[[], None] = _nothing
@@ -199,6 +200,14 @@ class MemoryStore:
     def keys(self) -> Sequence[StoredKey]:
         with self._answering():
             return list(self.stored_keys)
+
+    def leave_epoch(self, epoch: str) -> None:
+        with self._answering():
+            if self.is_read_only:
+                raise StorageReadOnly("the database is read-only")
+            if epoch == self.epoch:
+                self.epoch_number += 1
+                self.epoch = f"{self.epoch_number:08x}" * 4
 
     def close(self) -> None:
         self.is_closed = True

@@ -217,6 +217,34 @@ async def test_lost_changes_alone_are_a_fork() -> None:
 
 
 @on_a_loop
+async def test_fork_under_the_same_epoch_gets_a_new_one_from_the_first_to_see_it() -> None:
+    store = MemoryStore()
+    commit(store, create(), create(a_key("lost")))
+    async with following(store) as one, following(store) as other:
+        with store._state:
+            store.lose_changes_after(1)
+            commit(store, create(a_key("new1")), create(a_key("new2")))
+        await until(lambda: one.mirror.applied == other.mirror.applied == 3)
+        assert store.epoch_number == 2
+        assert one.mirror.head == other.mirror.head == store.head
+        assert (one.events.forks, other.events.forks) == (1, 1)
+
+
+@on_a_loop
+async def test_fork_is_followed_though_no_epoch_can_be_begun_yet() -> None:
+    store = MemoryStore()
+    commit(store, create(), create(a_key("lost")))
+    store.is_read_only = True
+    async with following(store) as f:
+        store.lose_changes_after(1)
+        await until(lambda: f.mirror.applied == 1)
+        assert store.epoch_number == 1
+        store.is_read_only = False
+        await until(lambda: store.epoch_number == 2)
+        await until(lambda: f.mirror.head == store.head)
+
+
+@on_a_loop
 async def test_log_compacted_past_the_mirror_is_loaded_anew_and_is_no_fork() -> None:
     store = MemoryStore()
     async with following(store) as f:

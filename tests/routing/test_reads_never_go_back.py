@@ -155,6 +155,9 @@ class SteppedFeed:
         self._wait()
         return self._feed.keys()
 
+    def leave_epoch(self, epoch: str) -> None:
+        self._feed.leave_epoch(epoch)
+
     def close(self) -> None:
         self._feed.close()
 

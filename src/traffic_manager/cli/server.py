@@ -1,10 +1,10 @@
-"""The commands that run on the server's machine: serve, migrate, relay, compact, verify, config."""
+"""The commands that run on the server's machine: serve, migrate, relay, compact, verify, new-epoch, config."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command()(relay)
     app.command()(compact)
     app.command()(verify)
+    app.command()(new_epoch)
     config = typer.Typer(help="Look at the settings of this machine's server.", no_args_is_help=True)
     config.command("show")(config_show)
     config.command("check")(config_check)
@@ -78,6 +79,27 @@ def verify() -> None:
     settings = _settings()
     _logging(settings)
     _exit_with(lambda: _verify(settings))
+
+
+def new_epoch() -> None:
+    """Say that this database was restored from a backup: what clients hold of the time after it counts no more."""
+    settings = _settings()
+    _logging(settings)
+    _exit_with(lambda: _new_epoch(settings))
+
+
+def _new_epoch(settings: Settings) -> int:
+    from traffic_manager.db.feed import SqlFeed
+
+    with _database(settings) as database, closing(SqlFeed(database, lambda: None)) as feed:
+        left = feed.pulse(0).head
+        feed.leave_epoch(left.epoch)
+        begun = feed.pulse(0).head
+    typer.echo(
+        f"Epoch {begun.epoch_number} ({begun.epoch8}) begins after revision {begun.revision}; "
+        f"it was epoch {left.epoch_number} ({left.epoch8})."
+    )
+    return 0
 
 
 def _verify(settings: Settings) -> int:

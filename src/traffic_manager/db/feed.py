@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -28,6 +29,8 @@ _RECENT = f"""select revision, tenant || '/' || service || '/' || env || '/' || 
 
 # The digests are read here alone, for those who check keys. All at once: they are few, and seldom change.
 _KEYS = "select id, owner, digest, grants, expires_at from api_keys where revoked_at is null"
+
+_LEAVE_EPOCH = "update meta set epoch = :begun, epoch_number = epoch_number + 1 where epoch = :left"
 
 
 class SqlFeed:
@@ -84,6 +87,12 @@ class SqlFeed:
         """Return the keys that are not revoked, as they are now: perhaps newer than the last slice, never older."""
         with self._using() as connection, connection.reading() as session:
             return [StoredKey(*row) for row in session.rows(_KEYS)]
+
+    def leave_epoch(self, epoch: str) -> None:
+        """Begin another epoch, unless somebody has. Under the revision lock: no change spans two epochs."""
+        with self._database.writing() as session:
+            self._database.lock_revision(session)
+            session.run(_LEAVE_EPOCH, left=epoch, begun=uuid.uuid4().hex)
 
     def close(self) -> None:
         """Give the connection back; the next call opens another."""

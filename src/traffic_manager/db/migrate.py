@@ -20,7 +20,8 @@ _GRANTS = (
     "grant select, insert, update, delete on routes, leases to {role}",
     "grant select, insert on changes to {role}",
     "grant select, insert, update on api_keys to {role}",
-    "grant select on meta, alembic_version to {role}",
+    "grant select, update (epoch, epoch_number) on meta to {role}",
+    "grant select on alembic_version to {role}",
 )
 
 

@@ -79,6 +79,7 @@ class Follower:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._is_failing = False
+        self._epoch_to_leave: str | None = None
         # Monotonic time at which the last poll began that left the mirror at the head.
         self._at_head: float | None = None
         self.head_revision = 0
@@ -206,6 +207,7 @@ class Follower:
             self._reload()
         pulse = self._feed.pulse(self._mirror.applied, SLICE_CHANGES)
         is_fork = self._is_fork(pulse)
+        self._leave_epoch(pulse.head.epoch if is_fork else None)
         if is_fork or pulse.chain is None:  # or compacted beyond what is applied
             self._reload(is_fork=is_fork)
             pulse = self._feed.pulse(self._mirror.applied, SLICE_CHANGES)
@@ -231,6 +233,22 @@ class Follower:
             and pulse.head.revision >= self._mirror.applied
             and pulse.chain in (None, self._mirror.chain)
         )
+
+    def _leave_epoch(self, forked: str | None) -> None:
+        """Give a history that forked under the epoch *forked* another epoch, or one that could not be given it
+        before: else tokens, cached entries and events of the lost branch would count in the new one."""
+        known = self._mirror.head
+        if forked is not None and known is not None and known.epoch == forked:
+            self._epoch_to_leave = forked
+        if self._epoch_to_leave is None:
+            return
+        try:
+            self._feed.leave_epoch(self._epoch_to_leave)
+        except SourceUnavailable as error:  # a replica that is still read-only, for example
+            log.error("epoch_not_changed", epoch=self._epoch_to_leave, reason=str(error))
+        else:
+            log.warning("epoch_changed", left=self._epoch_to_leave)
+            self._epoch_to_leave = None
 
     def _reload(self, *, is_fork: bool = False) -> None:
         table = self._feed.table(self._mirror.max_routes, WINDOW_CHANGES)

@@ -1,0 +1,84 @@
+"""A database that loses changes, and goes on as if nothing had been, is noticed; nothing of the lost branch stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.node import Node, a_key, a_route, path_of, resolve, wait_until
+from tests.servers import PostgresServer
+
+pytestmark = pytest.mark.servers
+
+KEPT, LOST, NEW = (a_key(service=service) for service in ("kept", "lost", "new"))
+LOST_URL, NEW_URL = "https://lost.example.com/", "https://new.example.com/"
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, postgres_settings: dict[str, str]) -> Iterator[list[Node]]:
+    """Two nodes over one database."""
+    found = [Node(tmp_path, postgres_settings) for _ in range(2)]
+    try:
+        yield [node.start("--migrate") for node in found]
+    finally:
+        for node in found:
+            node.kill()
+
+
+def _make(client: httpx2.Client, key: dict[str, str], url: str) -> str:
+    answer = client.put(path_of(key), json={"url": url})
+    assert answer.is_success, answer.text
+    return answer.headers["TM-Revision"]
+
+
+def _lose_changes_after(postgres: PostgresServer, database: str, revision: int) -> None:
+    """Do as an asynchronous replica does that takes over; only for changes that made a route."""
+    for table in ("routes", "changes"):
+        postgres.psql(f"delete from {table} where revision > {revision}", database)  # noqa: S608 constants
+
+
+def _epoch_of(client: httpx2.Client) -> str:
+    return resolve(client, KEPT).headers["TM-Revision"].partition(".")[0]
+
+
+def test_lost_branch_is_forgotten_by_every_node_though_the_new_head_is_higher(
+    nodes: list[Node], postgres: PostgresServer, postgres_settings: dict[str, str]
+) -> None:
+    with nodes[0].client() as one, nodes[1].client() as other:
+        _make(one, KEPT, "https://kept.example.com/")
+        token = _make(one, LOST, LOST_URL)
+        assert resolve(other, LOST, tm_min_revision=token).json()["url"] == LOST_URL
+        before = _epoch_of(one)
+        _lose_changes_after(postgres, postgres_settings["DB_NAME"], 1)
+        for version in ("v1", "v2", "v3"):  # the head is soon higher than before
+            one.post("/api/v1/routes", json=a_route(NEW_URL, service="new", version=version))
+        for client in (one, other):
+            wait_until(lambda client=client: _epoch_of(client) != before, what="a new epoch")  # type: ignore[misc]
+            assert resolve(client, LOST).status_code == 404
+            assert resolve(client, NEW).json()["url"] == NEW_URL
+            assert resolve(client, KEPT, tm_min_revision=token).status_code == 412
+        assert _epoch_of(one) == _epoch_of(other)
+    assert postgres.psql("select epoch_number from meta", postgres_settings["DB_NAME"]).strip() == "2"
+
+
+def test_operator_begins_a_new_epoch_after_a_restore(node: Node) -> None:
+    with node.client() as client:
+        _make(client, KEPT, "https://kept.example.com/")
+        before = _epoch_of(client)
+        told = subprocess.run(
+            [sys.executable, "-m", "traffic_manager.cli", "new-epoch"],
+            env={**node.environment, "PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert told.returncode == 0, told.stderr
+        assert told.stdout.startswith("Epoch 2 (")
+        wait_until(lambda: _epoch_of(client) != before, what="the new epoch")
+        assert _epoch_of(client) in told.stdout
