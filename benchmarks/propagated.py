@@ -43,7 +43,7 @@ def _one_change(writer: Connection, workers: Sequence[Connection], route: int) -
     # Its answer is read last: the others may show the change before this one is told that it is made.
     writer.send(send("PUT", path_of(route), put_body(url.decode())))
     seen_s = _seen_s(workers, get(resolve_path(route)), url)
-    committed_s = _updated_at_s(writer.receive())
+    committed_s = updated_at_s(writer.receive())
     return [(moment - committed_s) * 1000 for moment in seen_s]
 
 
@@ -64,7 +64,8 @@ def _seen_s(workers: Sequence[Connection], question: bytes, url: bytes) -> list[
     return seen
 
 
-def _updated_at_s(answer: Answer) -> float:
+def updated_at_s(answer: Answer) -> float:
+    """Return when the change that a write answered with was made, by the database's clock, in seconds since 1970."""
     found = re.search(rb'"updated_at": ?"([^"]+)"', answer.body)
     if answer.status != 200 or not found:
         raise WrongAnswers(f"PUT: {answer.status} {answer.body!r}")

@@ -9,6 +9,7 @@ from benchmarks.scenarios.bounded import bounded
 from benchmarks.scenarios.propagation import propagation
 from benchmarks.scenarios.resolve import resolve
 from benchmarks.scenarios.size import size
+from benchmarks.scenarios.watching import watching
 from benchmarks.scenarios.writes import writes
 from benchmarks.stage import Stage
 
@@ -19,4 +20,5 @@ SCENARIOS: dict[str, Scenario] = {
     "size": size,
     "bounded": bounded,
     "propagation": propagation,
+    "watching": watching,
 }
