@@ -58,7 +58,6 @@ lock:
 # Ratios against nginx, etcd and others in the same run: ten minutes at most, twenty with a million routes.
 # Writes benchmarks/README.md, results/ and charts/, and says what is slower than the last committed run.
 bench bench-full: install-dev
-	@$(BIN)/python -m tests.servers.install
 	@$(BIN)/python -m benchmarks.install
 	@$(BIN)/python -m benchmarks --publish $(if $(filter bench-full,$@),--full)
 

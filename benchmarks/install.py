@@ -1,6 +1,6 @@
-"""`python -m benchmarks.install`: bring what the benchmarks need beside the test servers: nginx, wrk and etcd.
+"""`python -m benchmarks.install`: bring what the benchmarks need: PostgreSQL, Redis, nginx, wrk and etcd.
 
-nginx and wrk are Debian packages. etcd is built from its published Go module, pinned by `peers/etcd_server/go.sum`.
+All but etcd are Debian packages; etcd is built from its published Go module, pinned by `peers/etcd_server/go.sum`.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 from tests.servers.install import found_or_installed
-from tests.servers.programs import ROOT, NotInstalled, postgres
+from tests.servers.programs import ROOT, NotInstalled, postgres, redis_server
 
 ETCD = ROOT / ".cache" / "etcd"
 _ETCD_SOURCE = Path(__file__).parent / "peers" / "etcd_server"
 _BUILD_TIMEOUT_S = 600.0
 # Where Debian keeps servers, and the Go distribution its compiler, if the shell does not know.
 _MORE_FOLDERS = "/usr/sbin:/usr/local/go/bin"
-_PACKAGES = {"nginx": "nginx-light", "wrk": "wrk"}
 
 
 def main() -> int:
     """Install what is missing and say what is there; 1 if something could not be brought."""
-    problems = [problem for step in (*map(_package, _PACKAGES), _etcd) if (problem := _problem_of(step))]
+    steps = [_postgres, _redis, _nginx, _wrk, _etcd]
+    problems = [problem for step in steps if (problem := _problem_of(step))]
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
@@ -75,8 +75,20 @@ def _problem_of(step: Callable[[], Path]) -> str:
     return ""
 
 
-def _package(name: str) -> Callable[[], Path]:
-    return partial(found_or_installed, lambda: Path(program(name)), _PACKAGES[name])
+def _postgres() -> Path:
+    return found_or_installed(postgres, "postgresql")
+
+
+def _redis() -> Path:
+    return found_or_installed(redis_server, "redis-server")
+
+
+def _nginx() -> Path:
+    return found_or_installed(lambda: Path(program("nginx")), "nginx-light")
+
+
+def _wrk() -> Path:
+    return found_or_installed(lambda: Path(program("wrk")), "wrk")
 
 
 def _etcd() -> Path:

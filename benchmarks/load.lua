@@ -42,9 +42,12 @@ end
 
 function done(summary, latency)
   local errors = summary.errors
-  local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout
-  local shape = '{"requests": %d, "seconds": %f, "bytes": %d, "failed": %d, "latency_ms": {'
-  io.write("\n", string.format(shape, summary.requests, summary.duration / 1e6, summary.bytes, failed))
+  local shape = '{"requests": %d, "seconds": %f, "bytes": %d, "failed": {'
+  io.write("\n", string.format(shape, summary.requests, summary.duration / 1e6, summary.bytes))
+  for i, kind in ipairs({"connect", "read", "write", "status", "timeout"}) do
+    io.write(i > 1 and ", " or "", string.format('"%s": %d', kind, errors[kind]))
+  end
+  io.write('}, "latency_ms": {')
   for i, p in ipairs({50, 75, 90, 95, 99, 99.9, 99.99, 100}) do
     io.write(i > 1 and ", " or "", string.format('"%g": %f', p, latency:percentile(p) / 1000))
   end

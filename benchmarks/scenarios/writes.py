@@ -22,51 +22,45 @@ WRITTEN = 1_000
 _BATCH = 1_000
 _BATCHES = 16
 _FRESH = SERIAL.decode()
+_POSTGRES, _SQLITE = "ours, PostgreSQL", "ours, SQLite"
 
 
 def writes(stage: Stage) -> Iterator[Outcome]:
     """Yield rates at 64 connections beside etcd's, batches, and what one client waits."""
     with EtcdServer() as etcd:
-        yield from _many(stage, etcd)
         yield from _one(stage, etcd)
+        yield from _many(stage, etcd)
 
 
 def _many(stage: Stage, etcd: EtcdServer) -> Iterator[Outcome]:
-    postgres = stage.postgres
     with stage.node(stage.database(ROUTES), 2) as node, stage.node(stage.sqlite(ROUTES)) as embedded:
-        contenders = {
-            "ours, PostgreSQL": _puts(node, [node.pid, postgres.pid]),
+        on_postgres, on_sqlite = [node.pid, stage.postgres.pid], [embedded.pid]
+        puts = {
+            _POSTGRES: _puts(node, on_postgres),
+            _SQLITE: _puts(embedded, on_sqlite),
             "etcd": _etcd_puts(etcd),
-            "ours, SQLite": _puts(embedded, [embedded.pid]),
-            "PostgreSQL, batches": _batches(node, [node.pid, postgres.pid]),
-            "SQLite, batches": _batches(embedded, [embedded.pid]),
         }
-        loads = in_turn(contenders, stage.plan.rounds, stage.plan.seconds, stage.say)
-    for name in ("ours, PostgreSQL", "ours, SQLite", "etcd"):
-        yield Series("write-rate", name, [(0, median(load.rate for load in loads[name]))])
-    what = "PUT of one route, {}, 64 connections"
-    gateway, theirs = "etcd 3.6, put through its JSON gateway", loads["etcd"]
+        yield from _put_figures(in_turn(puts, stage.plan.rounds, stage.plan.seconds, stage.say))
+        batches = {_POSTGRES: _batches(node, on_postgres), _SQLITE: _batches(embedded, on_sqlite)}
+        yield from _batch_figures(in_turn(batches, stage.plan.rounds, stage.plan.seconds, stage.say))
+
+
+def _put_figures(loads: dict[str, list[Load]]) -> Iterator[Outcome]:
+    for name, runs in loads.items():
+        yield Series("write-rate", name, [(0, median(load.rate for load in runs))])
+    ours, theirs = loads[_POSTGRES], loads["etcd"]
+    what, gateway = "PUT of one route, {}, 64 connections", "etcd 3.6, put through its JSON gateway"
     on_postgres = what.format("PostgreSQL with fsync, 2 workers")
-    yield rates(
-        "writes.postgres", on_postgres, loads["ours, PostgreSQL"], gateway, theirs, at_least(0.6, aim=1.0)
-    )
-    yield cpu(
-        "writes.cpu",
-        "CPU of our servers and PostgreSQL for one of these",
-        loads["ours, PostgreSQL"],
-        gateway,
-        theirs,
-    )
-    yield rates("writes.sqlite", what.format("SQLite"), loads["ours, SQLite"], gateway, theirs)
-    yield from _batch_figures(loads)
-    tails = [[load.latency_ms[99] for load in runs] for runs in (loads["ours, PostgreSQL"], theirs)]
-    p99 = on_postgres + ", p99"
-    yield Figure("writes.p99", p99, "ms", tails[0], gateway, tails[1], is_better_high=False)
+    yield rates("writes.postgres", on_postgres, ours, gateway, theirs, at_least(0.6, aim=1.0))
+    yield cpu("writes.cpu", "CPU of our servers and PostgreSQL for one of these", ours, gateway, theirs)
+    tails = [[load.latency_ms[99] for load in runs] for runs in (ours, theirs)]
+    yield Figure("writes.p99", "p99 of the same", "ms", tails[0], gateway, tails[1], is_better_high=False)
+    yield rates("writes.sqlite", what.format("SQLite"), loads[_SQLITE], gateway, theirs)
 
 
 def _batch_figures(loads: dict[str, list[Load]]) -> Iterator[Figure]:
-    for engine, target in (("PostgreSQL", at_least(20_000)), ("SQLite", None)):
-        runs = loads[f"{engine}, batches"]
+    for name, target in ((_POSTGRES, at_least(20_000)), (_SQLITE, None)):
+        runs, engine = loads[name], name.removeprefix("ours, ")
         changes = [load.rate * _BATCH for load in runs]
         used = f"server CPU {median(load.cpu_us for load in runs) / _BATCH:.0f} µs a change"
         what = f"changes in batches of {_BATCH:,}, {engine}, 4 connections"
