@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 def serve(settings: Settings, *, migrate_first: bool = False) -> int:
     """Run the server until SIGTERM or Ctrl-C and return its exit code. Raises StartRefused."""
+    settings.check_serving()
     if settings.db.is_postgres:
         return _serve(settings, migrate_first)
     lock = FileLock(settings.db.path)
@@ -58,7 +59,7 @@ def _serve(settings: Settings, migrate_first: bool) -> int:
     files = _raise_open_files()
     log.info(
         "listening",
-        address=f"{settings.api.host}:{settings.api.port}",
+        address=f"{settings.host}:{settings.api.port}",
         workers=settings.api.workers,
         open_files=files,
         connections=max(0, files - settings.db.pool_max - _OWN_FILES) * settings.api.workers,
@@ -85,9 +86,9 @@ def _check_database(settings: Settings) -> None:
 
 def _listen(settings: Settings) -> socket.socket:
     try:
-        return bind(settings.api.host, settings.api.port)
+        return bind(settings.host, settings.api.port)
     except OSError as error:
-        where = f"{settings.api.host}:{settings.api.port}"
+        where = f"{settings.host}:{settings.api.port}"
         raise StartRefused(f"API_HOST, API_PORT: cannot listen on {where}: {error.strerror}") from error
 
 
@@ -148,7 +149,7 @@ def run_relay(settings: Settings) -> int:
 
 
 def _print_welcome(settings: Settings) -> None:
-    host = "localhost" if settings.api.host in ("0.0.0.0", "::") else settings.api.host  # noqa: S104 a comparison
+    host = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 a comparison
     base = f"http://{host}:{settings.api.port}"
     # The commands ask port 8000 unless they are told otherwise: they must not change somebody else's server.
     told = "" if settings.api.port == _DEFAULT_PORT else f"TM_URL={base} "

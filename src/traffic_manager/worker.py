@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 import structlog
 from fastapi import FastAPI
 
+from traffic_manager.access.key_registry import KeyRegistry
+from traffic_manager.access.keyring import Keyring
+from traffic_manager.api.access import Gate
 from traffic_manager.api.app import build_app
 from traffic_manager.api.context import Parts
 from traffic_manager.api.server import Server, protocol_of
 from traffic_manager.config.settings import RedisSettings, Settings
 from traffic_manager.db.feed import SqlFeed
+from traffic_manager.db.key_store import SqlKeyStore
 from traffic_manager.db.migrate import check_schema
 from traffic_manager.db.pool import Counters, open_database
 from traffic_manager.db.store import SqlStore
@@ -64,7 +68,8 @@ class Worker:
         self._mirror = Mirror(settings.app.mirror_max_routes)
         feed = SqlFeed(self._database, metrics.tm_bad_row_total.inc, listens=True)
         self._watchers = Watchers(settings.watch.limit)
-        self._follower = Follower(feed, self._mirror, _FollowerMetrics(metrics), self._watchers)
+        keyring = _keyring(settings)
+        self._follower = Follower(feed, self._mirror, _FollowerMetrics(metrics), self._watchers, keyring)
         self._redis = _redis_client(settings.redis) if settings.redis.host else None
         self._reads = Bulkhead("read", settings.db.pool_max - _RESERVED_CONNECTIONS, _READ_PATIENCE_S)
         self._outbox = (
@@ -89,6 +94,8 @@ class Worker:
             store=store,
             reads=self._reads,
             url_policy=UrlPolicy(settings.app.url_schemes, settings.app.url_deny_loopback),
+            gate=Gate(keyring),
+            key_registry=KeyRegistry(SqlKeyStore(self._database), settings.pepper, self._committed),
         )
         self._server = Server(
             build_app(parts, self._lifespan),
@@ -211,6 +218,12 @@ class Worker:
     def _measure_outbox(self) -> None:
         assert self._outbox is not None  # noqa: S101 a source only then
         self._outbox.measure_backlog(self._follower.head_revision)
+
+
+def _keyring(settings: Settings) -> Keyring | None:
+    """Return an empty keyring, None if nobody is asked for a key."""
+    settings.check_serving()
+    return None if settings.is_open else Keyring(settings.pepper or b"")
 
 
 def _redis_client(settings: RedisSettings) -> RedisClient:

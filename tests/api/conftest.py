@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
+from tests.access.issue import PEPPER
 from tests.api.documented import Documented
 from tests.node import Node
 from tests.servers import PostgresServer, RedisServer
@@ -22,8 +23,8 @@ STACKS = (
 
 @pytest.fixture(scope="session")
 def sqlite_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """The embedded default: SQLite, one worker."""
-    with Node(tmp_path_factory.mktemp("sqlite")) as node:
+    """The embedded default: SQLite, one worker. Makes keys, but asks nobody for one."""
+    with Node(tmp_path_factory.mktemp("sqlite"), {"AUTH_PEPPER": PEPPER}) as node:
         yield node.start()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.access.issue import PEPPER, a_key_for, bearer
 from tests.api.calls import ROUTES, URL, a_fresh_key
 from tests.node import Node, resolve, wait_until
 
@@ -135,10 +136,12 @@ class TestDocumentationPage:
 
     @pytest.fixture
     def production_node(self, tmp_path: Path) -> Iterator[Node]:
-        with Node(tmp_path, {"ENVIRONMENT": "production"}) as node:
+        with Node(tmp_path, {"ENVIRONMENT": "production", "AUTH_PEPPER": PEPPER}) as node:
             yield node.start()
 
     def test_production_serves_no_page_but_the_document(self, production_node: Node) -> None:
         with production_node.client() as client:
             paths = ("/docs", "/docs/assets/swagger-ui.css", "/redoc", "/openapi.json")
+            client.headers.update(bearer(a_key_for(production_node, "resolver:team-a/prod")))
+            wait_until(lambda: client.get("/api/v1/whoami").status_code == 200)
             assert [client.get(path).status_code for path in paths] == [404, 404, 404, 200]

@@ -18,6 +18,7 @@ from typing import Any, cast
 from fastapi import FastAPI
 
 from tests.node import a_key, wait_until
+from traffic_manager.api.access import Gate
 from traffic_manager.api.app import build_app
 from traffic_manager.api.connection import Connection
 from traffic_manager.api.context import Parts
@@ -128,6 +129,7 @@ class Twins:
             "mirror": self.mirror,
             "follower": follower,
             "resolver": Resolver(self.mirror, follower, nothing, nothing, nothing),
+            "gate": Gate(None),
         }
         parts = Parts(**{**dict.fromkeys((part.name for part in fields(Parts)), nothing), **needed})
         self.lane = Twin(parts, lambda parts: partial(LaneConnection, Lane(parts), parts.metrics))

@@ -129,9 +129,15 @@ class Principal:
             raise Forbidden
         return limited
 
-    def operations(self, grant: Grant) -> list[Operation]:
-        """Return what *grant* lets it do."""
-        return [operation for operation in Operation if grant.role in ROLES_OF[operation]]
+    def check_anywhere(self, operation: Operation) -> None:
+        """Raise Forbidden if *operation* is permitted nowhere at all."""
+        if not self._places[operation]:
+            raise Forbidden
+
+
+def operations_of(role: Role) -> list[Operation]:
+    """Return what *role* may do, in the order of the table."""
+    return [operation for operation in Operation if role in ROLES_OF[operation]]
 
 
 def as_text(grants: Iterable[Grant]) -> str:

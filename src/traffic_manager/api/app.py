@@ -13,8 +13,9 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from traffic_manager import __version__
-from traffic_manager.api import changes, operations, problems, resolve_batch, routes, stream
-from traffic_manager.api.context import Parts, correlation_id_of
+from traffic_manager.api import changes, keys, operations, problems, resolve_batch, routes, stream
+from traffic_manager.api.access import HEALTH, Door, free_calls
+from traffic_manager.api.context import Parts
 from traffic_manager.api.requests import shown
 from traffic_manager.api.schemas import ProblemAnswer
 from traffic_manager.errors import (
@@ -39,6 +40,7 @@ _CODES = {
     "extra_forbidden": "unknown-field",
     "string_type": "wrong-type",
     "bool_type": "wrong-type",
+    "int_type": "wrong-type",
     "list_type": "wrong-type",
     "dict_type": "wrong-type",
     "model_type": "wrong-type",
@@ -53,9 +55,14 @@ _ROUTERS: tuple[APIRouter, ...] = (
     routes.router,
     changes.router,
     stream.router,
+    keys.router,
     operations.router,
     operations.docs_router,
 )
+_CREDENTIALS = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+}
 # A body of 4 MiB can break a million rules; whoever repairs it reads only the first.
 _MAX_FIELD_PROBLEMS = 32
 
@@ -77,6 +84,7 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     api.include_router(routes.router)
     api.include_router(changes.router)
     api.include_router(stream.router)
+    api.include_router(keys.router)
     api.include_router(operations.router)
     if parts.settings.serves_docs:
         api.include_router(operations.docs_router)
@@ -86,6 +94,8 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     api.openapi = lambda: describe(api)  # type: ignore[method-assign] # FastAPI's documented way
     has_access_log = parts.settings.api.access_log
     api.add_middleware(stream.StreamFront, parts=parts)
+    free = free_calls(parts.gate, metrics_are_free=parts.settings.auth.metrics == "open")
+    api.add_middleware(Door, gate=parts.gate, free=free, refuse=_refuse)
     api.add_middleware(RequestMonitoring, metrics=parts.metrics, on_error=_on_bug, access_log=has_access_log)
     return api
 
@@ -102,6 +112,10 @@ def describe(api: FastAPI) -> dict[str, Any]:  # Any: a JSON document
         )
         schemas |= schemas[ProblemAnswer.__name__].pop("$defs", {})
         _drop_foreign_errors(document)
+        document["components"]["securitySchemes"] = _CREDENTIALS
+        document["security"] = [{name: []} for name in _CREDENTIALS]
+        for path in HEALTH:
+            document["paths"][path]["get"]["security"] = []
         api.openapi_schema = document
     return api.openapi_schema
 
@@ -153,10 +167,14 @@ def _allowed(path: str) -> str:
     return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
 
 
+def _refuse(
+    scope: Any, error: TrafficManagerError
+) -> tuple[int, problems.Headers, bytes]:  # Any: an ASGI scope
+    return problems.render(error, problems.instance_of(scope["path"]), str(scope["state"]["correlation_id"]))
+
+
 def _problem(request: Request, error: TrafficManagerError) -> Response:
-    status, headers, body = problems.render(
-        error, problems.instance_of(request.scope["path"]), correlation_id_of(request)
-    )
+    status, headers, body = _refuse(request.scope, error)
     response = Response(body, status)
     response.raw_headers[:0] = headers
     if status in (408, 413, 415):

@@ -10,7 +10,9 @@ from typing import Annotated
 import orjson
 from fastapi import APIRouter, Query, Response
 
+from traffic_manager.access.permissions import Operation, Principal
 from traffic_manager.api import schemas
+from traffic_manager.api.access import GivenCaller
 from traffic_manager.api.context import GivenNames, GivenParts, MinRevision, Parts, invalid, json_answer
 from traffic_manager.api.documents import documented
 from traffic_manager.api.problems import JsonObject
@@ -28,6 +30,7 @@ router = APIRouter(prefix="/api/v1", route_class=StrictRoute, tags=["changes"])
 @router.get("/changes", **documented(200, schemas.ChangesAnswer, 400, 410, 412, 503))
 async def changes(
     parts: GivenParts,
+    caller: GivenCaller,
     at_least: MinRevision,
     wanted: GivenNames,
     after: Annotated[
@@ -38,20 +41,24 @@ async def changes(
 ) -> Response:
     """Return changes in their order. With `wait` the answer comes when there is one, or when time is up."""
     given = position_of(after, "after")
+    wanted = caller.narrowed(Operation.CHANGES, wanted)
     page = None
     if wait and at_least is None:
         page = _remembered(parts, wanted, given, limit)
     if page is None:
         page = await read_changes(parts, wanted, given, limit, at_least)
     if wait and not page.changes:
-        page = await _awaited(parts, wanted, page.head, limit, wait)
+        page = await _awaited(parts, caller, wanted, page.head, limit, wait)
     return json_answer(_page_json(page), page.head.position)
 
 
-async def _awaited(parts: Parts, wanted: NameFilter, head: Head, limit: int, wait_s: float) -> ChangePage:
+async def _awaited(
+    parts: Parts, caller: Principal, wanted: NameFilter, head: Head, limit: int, wait_s: float
+) -> ChangePage:
     """Return what matches after *head* as soon as there is something, or nothing when time is up."""
-    with parts.watchers.watching(wanted, head.revision) as watcher:
+    with parts.watchers.watching(wanted, head.revision, parts.gate.still_admits(caller)) as watcher:
         page = await watcher.next(wait_s)
+    parts.gate.recheck(caller)
     if page is not None and not page.told:
         return ChangePage(_moved(head, page.upto), (), has_more=False, compacted_revision=0)
     found = _remembered(parts, wanted, head.position, limit)

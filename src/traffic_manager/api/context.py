@@ -9,9 +9,12 @@ from time import perf_counter
 from typing import Annotated, Any, TypeVar, cast
 
 import orjson
-from fastapi import Depends, Header, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 
+from traffic_manager.access.key_registry import KeyRegistry
+from traffic_manager.api.access import Gate, principal_of
 from traffic_manager.api.problems import Headers
+from traffic_manager.api.requests import WHOLE_NUMBER
 from traffic_manager.config.settings import Settings
 from traffic_manager.errors import FieldProblem, InvalidInput
 from traffic_manager.monitoring.health import Health
@@ -30,9 +33,6 @@ from traffic_manager.routing.watchers import Watchers
 
 Result = TypeVar("Result")
 
-# Until there are identities every change is made by this one.
-ANONYMOUS = "anonymous"
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -50,6 +50,8 @@ class Parts:
     store: RouteStore
     reads: Bulkhead
     url_policy: UrlPolicy
+    gate: Gate
+    key_registry: KeyRegistry
     # So many watchers at a time read the database; other readers keep the rest of the threads.
     watchers_turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
@@ -87,7 +89,7 @@ def correlation_id_of(request: Request) -> str:
 
 
 async def _author(request: Request) -> Author:
-    return Author(ANONYMOUS, correlation_id_of(request))
+    return Author(principal_of(request).name, correlation_id_of(request))
 
 
 async def _min_revision(
@@ -124,14 +126,17 @@ async def _name_filter(
 
 
 GivenNames = Annotated[NameFilter, Depends(_name_filter)]
+PageSize = Annotated[int, WHOLE_NUMBER, Query(ge=1, le=500, description="At most this many on a page.")]
+PageToken = Annotated[str | None, Query(description="`next_page_token` of the page before.")]
 
 
 def json_answer(
-    document: Any, as_of: Position, status: int = 200, headers: Headers | None = None
+    document: Any, as_of: Position | None, status: int = 200, headers: Headers | None = None
 ) -> Response:
     """Return *document* (any JSON value) with the general headers of an answer."""
     response = Response(orjson.dumps(document), status_code=status, media_type="application/json")
-    response.headers["TM-Revision"] = str(as_of)
+    if as_of is not None:
+        response.headers["TM-Revision"] = str(as_of)
     response.headers["Cache-Control"] = "private, no-cache"
     for name, value in headers or []:
         response.headers[name.decode()] = value.decode()

@@ -32,6 +32,7 @@ _FLAGS = {
     "Age": _header("For how many seconds it has been so."),
 }
 _LOCATION = {"Location": _header("The path of the new route.")}
+_CHALLENGE = {"WWW-Authenticate": _header("`Bearer`.")}
 _RETRY = {"Retry-After": _header("Try again after so many seconds.")}
 
 
@@ -46,10 +47,11 @@ def documented(
         success["model"] = model
     responses: dict[int | str, dict[str, Any]] = {status: success}
     if also_201 or status == 201:
-        responses[201] = success | {"description": "Created", "headers": headers | _LOCATION}
-    if status == 201 and model:
+        place = _LOCATION if model is RouteAnswer else {}
+        responses[201] = success | {"description": "Created", "headers": headers | place}
+    if status == 201 and model is RouteAnswer:
         responses[200] = success | {"description": "It was so already: nothing changed"}
-    for other in (*others, 414, 500):
+    for other in (*others, 401, 403, 414, 500, 503):
         responses[other] = _problem(other)
     if 304 in others:
         responses[304] = {"description": "The route still has this tag", "headers": headers}
@@ -75,5 +77,5 @@ def _problem(status: int) -> dict[str, Any]:
     description = _REFUSALS.get(status) or "; ".join(sorted(titles))
     schema = {"$ref": f"#/components/schemas/{ProblemAnswer.__name__}"}
     content = {"application/problem+json": {"schema": schema}}
-    headers = _RETRY if status == 503 else {}
+    headers = {401: _CHALLENGE, 503: _RETRY}.get(status, {})
     return {"description": description, "headers": headers, "content": content}

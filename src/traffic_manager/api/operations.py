@@ -9,7 +9,10 @@ from importlib.resources import files
 from fastapi import APIRouter, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 
+from traffic_manager.access.permissions import Operation
+from traffic_manager.api.access import GivenCaller
 from traffic_manager.api.context import GivenParts
+from traffic_manager.api.documents import documented
 from traffic_manager.errors import RequestRefused
 
 router = APIRouter(tags=["operations"])
@@ -48,9 +51,13 @@ _EXPOSITION = {
 }
 
 
-@router.get("/metrics", response_class=Response, responses={200: _EXPOSITION})
-async def metrics(parts: GivenParts) -> Response:
+_METRICS = documented(200, None, 503)["responses"] | {200: _EXPOSITION}
+
+
+@router.get("/metrics", response_class=Response, responses=_METRICS)
+async def metrics(parts: GivenParts, caller: GivenCaller) -> Response:
     """Return the metrics of all workers as Prometheus reads them."""
+    caller.check(Operation.READ_METRICS, None, None)
     body = await asyncio.to_thread(parts.metrics.render)
     return Response(body, media_type=parts.metrics.content_type)
 

@@ -18,12 +18,12 @@ from traffic_manager.errors import FieldProblem, InvalidInput
 from traffic_manager.routing.model import RouteKey
 
 Asked = Sequence[str | bool | None]
-Place = TypeVar("Place", RouteKey, int)
+Place = TypeVar("Place", RouteKey, int, str)
 
 
-def token_of(last: RouteKey | int, asked: Asked) -> str:
+def token_of(last: RouteKey | int | str, asked: Asked) -> str:
     """Return the token of the page that follows *last*."""
-    place = last if isinstance(last, int) else list(last)
+    place = list(last) if isinstance(last, tuple) else last
     document = orjson.dumps([_digest(asked, place), place])
     return base64.urlsafe_b64encode(document).decode().rstrip("=")
 
@@ -47,6 +47,16 @@ def revision_below(token: str | None, asked: Asked) -> int | None:
     if token is None or place is None:
         return None
     if type(place) is not int or not 0 < place < 2**53:
+        raise _invalid()
+    return _checked(place, token, asked)
+
+
+def id_after(token: str | None, asked: Asked) -> str:
+    """Return the id that a page of things with ids begins after; empty: from the start."""
+    place = _place(token)
+    if token is None or place is None:
+        return ""
+    if not isinstance(place, str):
         raise _invalid()
     return _checked(place, token, asked)
 

@@ -33,6 +33,10 @@ class Problem:
 
 PROBLEMS: dict[type[TrafficManagerError], Problem] = {
     errors.InvalidInput: Problem(422, "invalid-input", "The request breaks a rule"),
+    errors.Unauthenticated: Problem(401, "unauthenticated", "A valid credential is needed"),
+    errors.Forbidden: Problem(403, "forbidden", "The credential does not permit this"),
+    errors.KeyNotFound: Problem(404, "key-not-found", "No such key"),
+    errors.KeysUnavailable: Problem(501, "keys-unavailable", "This server makes no keys"),
     errors.RouteNotFound: Problem(404, "route-not-found", "No such route"),
     errors.RouteConflict: Problem(409, "route-conflict", "The route exists already"),
     errors.PreconditionFailed: Problem(412, "precondition-failed", "The route is in another state"),
@@ -97,6 +101,8 @@ def render(error: TrafficManagerError, instance: str, correlation_id: str) -> tu
         _document(problem, str(cause), instance, correlation_id) | _extensions(error) | _extensions(cause)
     )
     headers: Headers = [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store")]
+    if isinstance(cause, errors.Unauthenticated):
+        headers.append((b"www-authenticate", b"Bearer"))
     if isinstance(cause, errors.SourceUnavailable):
         headers.append((b"retry-after", str(cause.retry_after_s).encode()))
     if error.as_of is not None:

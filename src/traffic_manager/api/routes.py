@@ -8,33 +8,35 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Annotated, NamedTuple
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 
+from traffic_manager.access.permissions import Operation as Access
+from traffic_manager.access.permissions import Principal
 from traffic_manager.api import pages, schemas
+from traffic_manager.api.access import GivenCaller
 from traffic_manager.api.changes import change_json
 from traffic_manager.api.context import (
     GivenAuthor,
     GivenNames,
     GivenParts,
     MinRevision,
+    PageSize,
+    PageToken,
     Parts,
     correlation_id_of,
     json_answer,
 )
 from traffic_manager.api.documents import documented
 from traffic_manager.api.problems import JsonObject, route_json
-from traffic_manager.api.requests import TRUE_OR_FALSE, WHOLE_NUMBER, StrictRoute
+from traffic_manager.api.requests import TRUE_OR_FALSE, StrictRoute
 from traffic_manager.api.resolve import matches, render_answer, tags_of
-from traffic_manager.errors import BatchFailed, FieldProblem, InvalidInput, RouteNotFound
+from traffic_manager.errors import BatchFailed, FieldProblem, Forbidden, InvalidInput, RouteNotFound
 from traffic_manager.monitoring.resolve_counts import ResolveOutcome
 from traffic_manager.routing.model import Action, Position, RouteKey
 from traffic_manager.routing.operations import Author, Operation, Outcome, Verb
 from traffic_manager.routing.ports import Sighting
 
 router = APIRouter(prefix="/api/v1/routes", route_class=StrictRoute, tags=["routes"])
-
-PageSize = Annotated[int, WHOLE_NUMBER, Query(ge=1, le=500, description="At most this many on a page.")]
-PageToken = Annotated[str | None, Query(description="`next_page_token` of the page before.")]
 
 
 class Preconditions(NamedTuple):
@@ -66,6 +68,7 @@ GivenPreconditions = Annotated[Preconditions, Depends(_preconditions)]
 async def resolve(
     request: Request,
     parts: GivenParts,
+    caller: GivenCaller,
     at_least: MinRevision,
     tenant: str,
     service: str,
@@ -77,6 +80,7 @@ async def resolve(
     """Return the URL that serves a version now: from memory, unless the headers ask for more."""
     began = perf_counter()
     key = RouteKey.of(tenant, service, env, version)
+    caller.check(Access.RESOLVE, key.tenant, key.env)
     is_strong = "no-cache" in (cache_control or "").lower()
     try:
         answer = await parts.resolver.resolve(key, is_strong=is_strong, at_least=at_least)
@@ -97,11 +101,12 @@ async def resolve(
 async def create(
     body: schemas.RouteBody,
     parts: GivenParts,
+    caller: GivenCaller,
     author: GivenAuthor,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Create a route, active. 200 if the same active route exists, 409 if another one does."""
-    operation = _operation(parts, Verb.CREATE, _names(body), body.url)
+    operation = _operation(parts, caller, Verb.CREATE, _names(body), body.url)
     return await _write_one(parts, author, preconditions.on(operation))
 
 
@@ -109,11 +114,12 @@ async def create(
 async def activate(
     body: schemas.KeyBody,
     parts: GivenParts,
+    caller: GivenCaller,
     author: GivenAuthor,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Let a route resolve. Nothing changes if it does already."""
-    operation = _operation(parts, Verb.ACTIVATE, _names(body))
+    operation = _operation(parts, caller, Verb.ACTIVATE, _names(body))
     return await _write_one(parts, author, preconditions.on(operation))
 
 
@@ -121,20 +127,23 @@ async def activate(
 async def deactivate(
     body: schemas.KeyBody,
     parts: GivenParts,
+    caller: GivenCaller,
     author: GivenAuthor,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Keep a route, but let it resolve no more. Nothing changes if it does not already."""
-    operation = _operation(parts, Verb.DEACTIVATE, _names(body))
+    operation = _operation(parts, caller, Verb.DEACTIVATE, _names(body))
     return await _write_one(parts, author, preconditions.on(operation))
 
 
 @router.post("/batch", **documented(200, schemas.BatchAnswer, 400, 404, 409, 412, 413, 415, 422, 503))
-async def batch(body: schemas.BatchBody, parts: GivenParts, author: GivenAuthor) -> Response:
+async def batch(
+    body: schemas.BatchBody, parts: GivenParts, caller: GivenCaller, author: GivenAuthor
+) -> Response:
     """Do up to 1,000 operations in one transaction: all, in their order, or none. The failing one's status and
     `index` are the answer then. With `dry_run` nothing is written."""
     # On a thread: to check a thousand URLs takes longer than other requests should wait for.
-    operations = await asyncio.to_thread(_operations, parts, body.operations)
+    operations = await asyncio.to_thread(_operations, parts, caller, body.operations)
     if body.dry_run:
         written = await parts.reads.run(lambda: parts.registry.rehearse(operations, author))
     else:
@@ -147,6 +156,7 @@ async def batch(body: schemas.BatchBody, parts: GivenParts, author: GivenAuthor)
 @router.get("", **documented(200, schemas.RoutesAnswer, 400, 412, 503))
 async def list_routes(
     parts: GivenParts,
+    caller: GivenCaller,
     at_least: MinRevision,
     wanted: GivenNames,
     is_active: Annotated[bool | None, TRUE_OR_FALSE] = None,
@@ -156,6 +166,7 @@ async def list_routes(
     """Return the routes that have all the names asked for, in the order of their names."""
     asked = (*wanted.names, is_active)
     after = pages.key_after(page_token, asked)
+    wanted = caller.narrowed(Access.LIST, wanted)
     page = await parts.read(
         lambda: parts.store.page(wanted, is_active, after, page_size), at_least, lambda page: page.head
     )
@@ -173,11 +184,13 @@ async def get(
     env: str,
     version: str,
     parts: GivenParts,
+    caller: GivenCaller,
     at_least: MinRevision,
     if_none_match: Annotated[str | None, Header(description="304 if the route still has this ETag.")] = None,
 ) -> Response:
     """Return a route, active or not, as the database has it."""
     key = RouteKey.of(tenant, service, env, version)
+    caller.check(Access.GET, key.tenant, key.env)
     sighting = await parts.read(lambda: parts.store.look_up([key]), at_least, lambda s: s.head)
     parts.resolver.saw(key, sighting)
     route, as_of = sighting.routes.get(key), sighting.head.position
@@ -201,11 +214,12 @@ async def put(
     version: str,
     body: schemas.PutBody,
     parts: GivenParts,
+    caller: GivenCaller,
     author: GivenAuthor,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Make a route as wanted, whether it exists (200) or not (201)."""
-    operation = _operation(parts, Verb.PUT, (tenant, service, env, version), body.url, body.is_active)
+    operation = _operation(parts, caller, Verb.PUT, (tenant, service, env, version), body.url, body.is_active)
     return await _write_one(parts, author, preconditions.on(operation))
 
 
@@ -218,11 +232,12 @@ async def delete(
     env: str,
     version: str,
     parts: GivenParts,
+    caller: GivenCaller,
     author: GivenAuthor,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Remove a route. Its history stays."""
-    operation = _operation(parts, Verb.DELETE, (tenant, service, env, version))
+    operation = _operation(parts, caller, Verb.DELETE, (tenant, service, env, version))
     return await _write_one(parts, author, preconditions.on(operation))
 
 
@@ -235,12 +250,14 @@ async def history(
     env: str,
     version: str,
     parts: GivenParts,
+    caller: GivenCaller,
     at_least: MinRevision,
     page_size: PageSize = 100,
     page_token: PageToken = None,
 ) -> Response:
     """Return the changes of a route, the newest first; empty if it never was."""
     key = RouteKey.of(tenant, service, env, version)
+    caller.check(Access.HISTORY, key.tenant, key.env)
     below = pages.revision_below(page_token, key)
     page = await parts.read(
         lambda: parts.store.history(key, below, page_size), at_least, lambda page: page.head
@@ -304,12 +321,13 @@ def _names(body: schemas.KeyBody) -> tuple[str, str, str, str]:
 
 def _operation(
     parts: Parts,
+    caller: Principal,
     verb: Verb,
     names: Sequence[str],
     url: str | None = None,
     is_active: bool | None = None,
 ) -> Operation:
-    """Return the operation. Raises InvalidInput that names every wrong field."""
+    """Return the operation. Raises InvalidInput that names every wrong field, Forbidden where it is not permitted."""
     problems: list[FieldProblem] = []
     try:
         key = RouteKey.of(*names)
@@ -319,19 +337,22 @@ def _operation(
         problems.append(problem)
     if problems:
         raise InvalidInput(*problems)
+    caller.check(Access(verb.value), key.tenant, key.env)
     return Operation(verb, key, url, is_active)
 
 
-def _operations(parts: Parts, bodies: Sequence[schemas.OperationBody]) -> list[Operation]:
-    """Return the operations of a batch. Raises BatchFailed with the first that is ill-formed."""
+def _operations(parts: Parts, caller: Principal, bodies: Sequence[schemas.OperationBody]) -> list[Operation]:
+    """Return the operations of a batch. Raises BatchFailed with the first that is ill-formed or not permitted."""
     operations = []
     for index, body in enumerate(bodies):
         try:
             _check_fields(body)
-            operation = _operation(parts, body.verb, _names(body), body.url, body.is_active)
+            operation = _operation(parts, caller, body.verb, _names(body), body.url, body.is_active)
             operations.append(replace(operation, if_match=tags_of(body.if_match, "if_match")))
         except InvalidInput as error:
             raise BatchFailed(index, _pointed(error, index)) from error
+        except Forbidden as error:
+            raise BatchFailed(index, error) from error
     return operations
 
 

@@ -16,6 +16,7 @@ from traffic_manager.routing.urls import URL_MAX_CHARACTERS
 
 MAX_OPERATIONS = 1000
 MAX_KEYS = 1000
+MAX_GRANTS = 32
 
 _NAME_SCHEMA: dict[str, Any] = {  # Any: a JSON schema
     "pattern": f"^{NAME_PATTERN}$",
@@ -120,17 +121,18 @@ class ResolveAnswer(BaseModel):
 
 
 class ResolveResult(BaseModel):
-    """What became of one key. With status 404 there is no active route: `url` and `revision` are null then, and
-    `code` says so as the problem of a single resolve would."""
+    """What became of one key. With status 404 there is no active route, with 403 the caller may not resolve it
+    (whether there is one or not): `url` and `revision` are null then, and `code` says so as the problem of a single
+    resolve would."""
 
-    status: Literal[200, 404]
+    status: Literal[200, 403, 404]
     tenant: Tenant
     service: Service
     env: Env
     version: Version
     url: Url | None
     revision: RevisionNumber | None
-    code: Literal["route-not-found"] | None
+    code: Literal["forbidden", "route-not-found"] | None
 
 
 class ResolveBatchAnswer(BaseModel):
@@ -223,6 +225,79 @@ class BatchAnswer(BaseModel):
     results: list[OperationResult]
     revision: RevisionNumber
     dry_run: bool
+
+
+KeyId = Annotated[str, Field(description="The public part of a key.", examples=["3fPq9ZxW1kLm"])]
+GrantPlace = Annotated[str, Field(description="A name, or `*` for any.", examples=["team-a"])]
+
+
+class GrantBody(Request):
+    """A role where it holds."""
+
+    role: Annotated[Literal["resolver", "viewer", "editor", "admin"], Field(examples=["editor"])]
+    tenant: GrantPlace = "*"
+    env: GrantPlace = "*"
+
+
+class NewKeyBody(Request):
+    """A key to make."""
+
+    owner: Annotated[str, _name("ci-team-a", "Who will hold it; changes say so.")]
+    grants: Annotated[list[GrantBody], Field(min_length=1, max_length=MAX_GRANTS)]
+    expires_in_days: Annotated[int, Field(ge=1, le=3650)] = 365
+
+
+class RotationBody(Request):
+    """How to replace a key."""
+
+    overlap_seconds: Annotated[int, Field(ge=0, le=30 * 86_400)] = Field(
+        86_400, description="For how long the old one stays in force, if it does not end sooner."
+    )
+    expires_in_days: Annotated[int, Field(ge=1, le=3650)] = 365
+
+
+class GrantAnswer(BaseModel):
+    """A role where it holds, and what it permits there."""
+
+    role: str = Field(examples=["editor"])
+    tenant: GrantPlace
+    env: GrantPlace
+    operations: list[str] = Field(examples=[["resolve", "put"]])
+
+
+class KeyAnswer(BaseModel):
+    """A key, without its secret. `state` is `live`, `expired` or `revoked`."""
+
+    id: KeyId
+    owner: str = Field(examples=["ci-team-a"])
+    grants: list[GrantAnswer]
+    state: Literal["live", "expired", "revoked"]
+    created_at: Time
+    created_by: str = Field(examples=["anonymous"])
+    expires_at: Time
+    revoked_at: Time | None
+
+
+class IssuedKeyAnswer(KeyAnswer):
+    """A new key. `key` is shown this once and kept nowhere."""
+
+    key: str = Field(examples=["tmk_3fPq9ZxW1kLm_...43 characters..._0aB1cD"])
+
+
+class KeysAnswer(BaseModel):
+    """A page of keys in the order of their ids, those no longer in force too."""
+
+    keys: list[KeyAnswer]
+    next_page_token: str | None = Field(description="For the next page; null on the last.")
+
+
+class WhoAmIAnswer(BaseModel):
+    """Who the caller is here, and what they may do where. `key_id` is null where nobody is asked for a key."""
+
+    name: str = Field(description="What changes say of who made them.", examples=["ci-team-a/3fPq9ZxW1kLm"])
+    key_id: KeyId | None
+    auth_mode: Literal["open", "required"]
+    grants: list[GrantAnswer]
 
 
 class FieldError(BaseModel):

@@ -16,7 +16,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Response
 
+from traffic_manager.access.permissions import Operation, Principal
 from traffic_manager.api import sse
+from traffic_manager.api.access import GivenCaller
 from traffic_manager.api.changes import position_of, read_in_turn, turn
 from traffic_manager.api.context import GivenNames, GivenParts, Parts, name_filter
 from traffic_manager.api.documents import documented_stream
@@ -53,6 +55,7 @@ _RETRY_MS = 1000
 _RETRY_SPREAD_MS = 4000
 
 _DETAILS = {
+    Ending.CREDENTIAL_OVER: "your key is no longer in force; connect again with another",
     Ending.DRAINING: "this server stops; connect again",
     Ending.HISTORY_CHANGED: "the database went on with another history; read the routes again",
     Ending.HISTORY_GONE: "the changes that come next are no longer kept; read the routes again",
@@ -63,8 +66,9 @@ _DETAILS = {
 
 
 class Question(NamedTuple):
-    """What a stream is asked for. *after* None: from now on."""
+    """What a stream is asked for, by whom. *after* None: from now on."""
 
+    caller: Principal
     wanted: NameFilter
     after: Position | None
     has_snapshot: bool
@@ -101,6 +105,7 @@ router = APIRouter(prefix="/api/v1", route_class=StrictRoute, tags=["changes"])
 @router.get("/changes/stream", **documented_stream(400, 410, 503))
 async def stream(
     parts: GivenParts,
+    caller: GivenCaller,
     wanted: GivenNames,
     after: Annotated[
         str | None, Query(description="Changes after this: an `id`, or a revision. Default: from now on.")
@@ -113,7 +118,7 @@ async def stream(
     ] = None,
 ) -> Response:
     """Send changes as they happen, as server-sent events: `change`, `progress`, and one `end`."""
-    return _StreamAnswer(parts, _question(wanted, after, include, last_event_id))
+    return _StreamAnswer(parts, _question(caller, wanted, after, include, last_event_id))
 
 
 class _StreamAnswer(Response):
@@ -129,30 +134,39 @@ class _StreamAnswer(Response):
 
 
 def _question(
-    wanted: NameFilter, after: str | None, include: str | None, last_event_id: str | None
+    caller: Principal,
+    wanted: NameFilter,
+    after: str | None,
+    include: str | None,
+    last_event_id: str | None,
 ) -> Question:
+    """Return what is asked, as far as *caller* may see it. Raises Forbidden if that is nowhere."""
     position = None
     if last_event_id is not None:
         position = position_of(last_event_id, "Last-Event-ID")
     elif after is not None:
         position = position_of(after, "after")
-    return Question(wanted, position, include == "snapshot")
+    return Question(caller, caller.narrowed(Operation.CHANGES, wanted), position, include == "snapshot")
 
 
 def _question_of(scope: Scope) -> Question:
-    """Return what is asked. Raises InvalidInput where anything is unusual."""
+    """Return what is asked. Raises InvalidInput where anything is unusual, Forbidden where it is not permitted."""
     given = query_of(scope["query_string"], _PARAMETERS)
     ids = [value.decode("latin-1") for name, value in scope["headers"] if name == b"last-event-id"]
     if len(ids) > 1 or given.get("include", "snapshot") != "snapshot":
         raise InvalidInput(FieldProblem("include", "invalid-parameter", "must be snapshot"))
     wanted = name_filter(*(given.get(name) for name in NAME_FIELDS))
-    return _question(wanted, given.get("after"), given.get("include"), ids[0] if ids else None)
+    return _question(
+        scope["state"]["principal"], wanted, given.get("after"), given.get("include"), ids[0] if ids else None
+    )
 
 
 async def _serve(parts: Parts, question: Question, receive: Receive, send: Send) -> None:
     """Serve the stream until it ends. Raises TrafficManagerError before anything is sent, or never."""
     head, start = await _start(parts, question)
-    with parts.watchers.watching(question.wanted, head.revision if start is None else start) as watcher:
+    is_admitted = parts.gate.still_admits(question.caller)
+    start_at = head.revision if start is None else start
+    with parts.watchers.watching(question.wanted, start_at, is_admitted) as watcher:
         stream = _Stream(parts, watcher, head.epoch8, send)
         await stream.run(receive, has_snapshot=start is None and question.has_snapshot)
 

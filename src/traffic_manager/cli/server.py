@@ -154,8 +154,14 @@ def config_show() -> None:
 
 def config_check() -> None:
     """Check every setting and report all problems at once."""
-    _settings()
-    typer.echo("The settings are good.")
+    settings = _settings()
+
+    def check() -> int:
+        settings.check_serving()
+        typer.echo("The settings are good.")
+        return 0
+
+    _exit_with(check)
 
 
 def _settings() -> Settings:

@@ -22,7 +22,10 @@ from traffic_manager.errors import SettingsInvalid
 
 # Values that stand in examples, the specification's too: nobody's production runs on them.
 SAMPLE_SECRETS = frozenset(
-    {"your_password", "password", "changeme", "change-me", "secret", "postgres", "app_password"}
+    {
+        *("your_password", "password", "changeme", "change-me", "secret", "postgres", "app_password"),
+        *("0" * 32, "0" * 64, "changeme" * 4, "0123456789abcdef" * 2, "0123456789abcdef" * 4),
+    }
 )
 
 
@@ -104,6 +107,26 @@ class AppSettings(Section):
     def drain_s(self) -> float:
         """Seconds to go on accepting requests after SIGTERM."""
         return self.drain_seconds if self.drain_seconds is not None else (0.0 if self.is_development else 5.0)
+
+
+class AuthSettings(Section):
+    """Who may call."""
+
+    model_config = ConfigDict(env_prefix="AUTH_")
+
+    mode: Literal["open", "required"] | None = Field(
+        None,
+        description="`required`: whoever calls must show a key; `open`: nobody is asked, and everybody may do "
+        "everything; for development only. Default: `open` in development, else `required`.",
+    )
+    pepper: Annotated[SecretStr, Field(min_length=32)] | None = Field(
+        None,
+        description="What stored digests of keys are keyed with: at least 32 characters, as from "
+        "`openssl rand -hex 32`, the same on every node. Changing it ends every key.",
+    )
+    metrics: Literal["required", "open"] = Field(
+        "required", description="`open`: `/metrics` asks for no key, whatever `AUTH_MODE` is."
+    )
 
 
 class DbSettings(Section):
@@ -209,7 +232,10 @@ class ApiSettings(Section):
 
     model_config = ConfigDict(env_prefix="API_")
 
-    host: str = Field("0.0.0.0", description="The address to listen on.")  # noqa: S104 the published default
+    host: str | None = Field(
+        None,
+        description="The address to listen on. Default: `0.0.0.0`, but `127.0.0.1` with `AUTH_MODE=open`.",
+    )
     port: Port = Field(8000, description="The port to listen on.")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="Worker processes; above 1 needs PostgreSQL."
@@ -258,15 +284,39 @@ class Settings(BaseModel):
     """All sections: `settings.db.host`, `settings.app.log_level`, ..."""
 
     model_config = {"frozen": True}
-    sections: ClassVar[tuple[str, ...]] = ("app", "api", "watch", "db", "redis", "cache", "kafka")
+    sections: ClassVar[tuple[str, ...]] = ("app", "api", "auth", "watch", "db", "redis", "cache", "kafka")
 
     app: AppSettings
     api: ApiSettings
+    auth: AuthSettings
     watch: WatchSettings
     db: DbSettings
     redis: RedisSettings
     cache: CacheSettings
     kafka: KafkaSettings
+
+    @property
+    def is_open(self) -> bool:
+        """True if nobody is asked for a key."""
+        default = "open" if self.app.is_development else "required"
+        return (self.auth.mode or default) == "open"
+
+    @property
+    def host(self) -> str:
+        """The address to listen on: nobody else's machine reaches an open server unless that is asked for."""
+        return self.api.host or ("127.0.0.1" if self.is_open else "0.0.0.0")  # noqa: S104 the published default
+
+    @property
+    def pepper(self) -> bytes | None:
+        """What digests of keys are keyed with."""
+        return self.auth.pepper.get_secret_value().encode() if self.auth.pepper else None
+
+    def check_serving(self) -> None:
+        """Raise SettingsInvalid if no server may run with these, though other commands may."""
+        if not self.is_open and self.auth.pepper is None:
+            raise SettingsInvalid(
+                ["AUTH_PEPPER: must be set with AUTH_MODE=required; `openssl rand -hex 32` makes a good one"]
+            )
 
     @property
     def serves_docs(self) -> bool:
@@ -332,7 +382,10 @@ def _weaknesses(sections: Mapping[str, Section]) -> list[str]:
     app = sections.get("app")
     if not isinstance(app, AppSettings) or app.is_development:
         return []
-    return [
+    auth = sections.get("auth")
+    is_open = isinstance(auth, AuthSettings) and auth.mode == "open"
+    found = ["AUTH_MODE: open is for development only"] if is_open else []
+    return found + [
         f"{variable}: is a sample value; set a secret of your own"
         for variable, secret in _secrets_of(sections.values()).items()
         if secret in SAMPLE_SECRETS

@@ -14,8 +14,7 @@ from traffic_manager.access.permissions import as_text, grants_of
 from traffic_manager.access.ports import ApiKey, KeyAction, KeyTransaction
 from traffic_manager.db.pool import Database
 from traffic_manager.db.session import Row, Session
-from traffic_manager.db.store import HEAD_COLUMNS
-from traffic_manager.errors import SchemaMismatch
+from traffic_manager.db.store import HEAD_COLUMNS, only
 from traffic_manager.routing.chain import DETAIL_CHAIN_VERSION, KEY_KIND, link
 from traffic_manager.routing.operations import Author
 from traffic_manager.routing.ports import Head
@@ -50,7 +49,7 @@ class SqlKeyStore:
         """Return all keys in the order of their ids, as they are at the head now."""
         with self._database.reading() as session:
             rows = session.rows(_KEYS)
-        return Head(*_only(rows[0] if rows else None)[:3]), [
+        return Head(*only(rows[0] if rows else None)[:3]), [
             _key(row[3:]) for row in rows if row[3] is not None
         ]
 
@@ -60,7 +59,7 @@ class SqlKeyStore:
         with self._database.writing() as session:
             self._database.lock_revision(session)
             # A statement of its own after the lock: one that also took the lock would read a stale head.
-            last = _only(session.row(_LAST.format(now=self._database.dialect.now)))
+            last = only(session.row(_LAST.format(now=self._database.dialect.now)))
             row = session.row(_KEY, id=key_id)
             transaction = SqlKeyTransaction(session, last, _key(row) if row else None, author)
             yield transaction
@@ -132,9 +131,3 @@ def _detail(key: ApiKey) -> str:
 
 def _key(row: Row) -> ApiKey:
     return ApiKey(row[0], row[1], grants_of(row[2]), *row[3:7])
-
-
-def _only(row: Row | None) -> Row:
-    if row is None:
-        raise SchemaMismatch("table meta: its one row is missing; restore the database")
-    return row

@@ -302,6 +302,7 @@ class Follower:
     def _load_keys(self, keys: Sequence[StoredKey] | None) -> None:
         if self._keyring is not None and keys is not None:
             self._keyring.load(keys)
+            self._watchers.check()
 
     def _apply(self, changes: Slice, keys: Sequence[StoredKey] | None) -> None:
         # The keys first: whoever waits for the revision of a revocation finds it in force.

@@ -75,9 +75,12 @@ class NameFilter:
 
     def matches(self, key: RouteKey) -> bool:
         """Return whether *key* has every name asked for, in a place of *within*."""
-        return any(
-            all(wanted is None or wanted == name for wanted, name in zip(pattern, key, strict=True))
-            for pattern in self.patterns
+        tenant, _, env, _ = key
+        return all(
+            wanted is None or wanted == name for wanted, name in zip(self.names, key, strict=True)
+        ) and (
+            self.within is EVERYWHERE
+            or not self.within.isdisjoint(((tenant, env), (tenant, None), (None, env), (None, None)))
         )
 
     @property

@@ -35,15 +35,32 @@ class Ending(StrEnum):
     LIFE_OVER = "life-over"  # it has lasted for as long as it may
     TOO_SLOW = "too-slow"  # its reader took nothing for too long
     UNAVAILABLE = "source-unavailable"  # what it needs cannot be read now
+    CREDENTIAL_OVER = "credential-over"  # its reader's key was revoked, or has ended
     DISCONNECTED = "disconnected"  # its reader went away
 
 
+def always() -> bool:
+    """Return True: whoever is asked for nothing may go on."""
+    return True
+
+
 class Watcher:
-    """Is told the changes that match *wanted* after revision *position*, in their order, each once."""
+    """Is told the changes that match *wanted* after revision *position*, in their order, each once, as long as
+    *is_admitted*."""
 
-    __slots__ = ("_is_behind", "_next", "_recent", "_waiter", "ending", "position", "sink", "wanted")
+    __slots__ = (
+        *("_is_admitted", "_is_behind", "_next", "_recent", "_waiter", "ending", "position", "sink"),
+        "wanted",
+    )
 
-    def __init__(self, recent: RecentChanges, wanted: NameFilter, position: int) -> None:
+    def __init__(
+        self,
+        recent: RecentChanges,
+        wanted: NameFilter,
+        position: int,
+        is_admitted: Callable[[], bool] = always,
+    ) -> None:
+        self._is_admitted = is_admitted
         self._recent = recent
         self._waiter: asyncio.Future[None] | None = None
         # What comes next, if that is exactly one page; if it is more, the watcher is behind and reads it itself.
@@ -62,7 +79,8 @@ class Watcher:
         deadline = loop.time() + timeout_s
         is_in_time = True
         while self.ending is None:
-            page = self._take()
+            self.check()
+            page = self._take() if self.ending is None else None
             if page is None or page.told or not is_in_time:
                 return page
             self._waiter = loop.create_future()
@@ -99,6 +117,11 @@ class Watcher:
         self._next, self._is_behind = None, True
         self.wake()
 
+    def check(self) -> None:
+        """End if its reader would not be let in any more."""
+        if not self._is_admitted():
+            self.end(Ending.CREDENTIAL_OVER)
+
     def end(self, ending: Ending) -> None:
         """End all waiting, now and later."""
         self.ending = self.ending or ending
@@ -107,7 +130,14 @@ class Watcher:
     def deliver(self) -> None:
         """Give what comes next to the sink, or wake it to take that itself."""
         page = self._next
-        if page is not None and self.sink is not None and self._waiter is not None and self.sink(page):
+        self.check()
+        if (
+            self.ending is None
+            and page is not None
+            and self.sink is not None
+            and self._waiter is not None
+            and self.sink(page)
+        ):
             self._next, self.position = None, page.upto
         else:
             self.wake()
@@ -149,11 +179,13 @@ class Watchers:
         return len(self._watchers)
 
     @contextmanager
-    def watching(self, wanted: NameFilter, after: int) -> Iterator[Watcher]:
+    def watching(
+        self, wanted: NameFilter, after: int, is_admitted: Callable[[], bool] = always
+    ) -> Iterator[Watcher]:
         """Lend a watcher that is told what matches after revision *after*. Raises TooManyWatchers."""
         if len(self) >= self._limit:
             raise TooManyWatchers(self._limit)
-        watcher = Watcher(self.recent, wanted, after)
+        watcher = Watcher(self.recent, wanted, after, is_admitted)
         if self._is_closed:
             watcher.end(Ending.DRAINING)
         self._add(watcher)
@@ -185,6 +217,11 @@ class Watchers:
                 watcher.end(Ending.HISTORY_CHANGED)
             else:
                 watcher.miss(before.revision)
+
+    def check(self) -> None:
+        """Let everybody go who would not be let in any more: keys have changed."""
+        for watcher in self._watchers:
+            watcher.check()
 
     def close(self) -> None:
         """Let everybody go, now and later: the server stops."""

@@ -1,0 +1,119 @@
+"""Who asks: the one place where a request's credential becomes a principal.
+
+`Gate` decides it, for every way in; `Door` stands before the documented calls and lets nobody through without one,
+so that a call that is added later is closed until somebody asks for more. What a principal may do, each call asks
+it before anything is looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from traffic_manager.access.keyring import Keyring
+from traffic_manager.access.permissions import Grant, Principal, Role
+from traffic_manager.api.problems import Headers
+from traffic_manager.errors import TrafficManagerError, Unauthenticated
+from traffic_manager.routing.watchers import always
+
+# ASGI's own types are dictionaries of anything.
+Scope = Any
+Receive = Any
+Send = Any
+App = Any
+Refuse = Callable[[Scope, TrafficManagerError], tuple[int, Headers, bytes]]
+
+_BEARER = b"bearer "
+# Where nobody is asked who they are, everybody is this one.
+ANONYMOUS = Principal("anonymous", (Grant(Role.ADMIN, None, None),))
+_NOBODY = Principal("nobody", ())
+_SCRAPER = Principal("anonymous", (Grant(Role.VIEWER, None, None),))
+HEALTH = ("/health", "/health/live", "/health/ready")
+_METRICS = "/metrics"
+
+
+class Gate:
+    """Tells who shows a credential. *keyring* None: nobody is asked for one."""
+
+    def __init__(self, keyring: Keyring | None) -> None:
+        self._keyring = keyring
+
+    @property
+    def is_open(self) -> bool:
+        """True if nobody is asked for a credential."""
+        return self._keyring is None
+
+    def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+        """Return who asks. Raises Unauthenticated, or SourceUnavailable while the keys are not known yet."""
+        if self._keyring is None:
+            return ANONYMOUS
+        return self._keyring.principal_of(_credential_of(headers))
+
+    def still_admits(self, principal: Principal) -> Callable[[], bool]:
+        """Return what tells whether *principal*, let in a while ago, would be let in now."""
+        return always if self._keyring is None else partial(self._keyring.knows, principal)
+
+    def recheck(self, principal: Principal) -> None:
+        """Raise Unauthenticated if *principal*, let in a while ago, would not be let in now."""
+        if not self.still_admits(principal)():
+            raise Unauthenticated
+
+
+def _credential_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the one credential of a request. Raises Unauthenticated if there is none, or more than one: which of
+    them counts is not for us to guess."""
+    found = []
+    for name, value in headers:
+        if name == b"authorization":
+            found.append(value[len(_BEARER) :] if value[: len(_BEARER)].lower() == _BEARER else b"")
+        elif name == b"x-api-key":
+            found.append(value)
+    if len(found) != 1:
+        raise Unauthenticated
+    return found[0].strip(b" ")
+
+
+def free_calls(gate: Gate, *, metrics_are_free: bool) -> Mapping[str, Principal]:
+    """Return the paths that ask for no credential, and as whom they are answered."""
+    free = dict.fromkeys(HEALTH, _NOBODY)
+    return free | {_METRICS: _SCRAPER} if metrics_are_free and not gate.is_open else free
+
+
+class Door:
+    """An ASGI app before *app*: answers requests without a good credential with what *refuse* renders."""
+
+    def __init__(self, app: App, gate: Gate, free: Mapping[str, Principal], refuse: Refuse) -> None:
+        self._app = app
+        self._gate = gate
+        self._free = free
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on with its principal, or refuse it before its body is read."""
+        if scope["type"] == "http":
+            try:
+                principal = self._free.get(scope["path"]) or self._gate.admit(scope["headers"])
+            except TrafficManagerError as error:
+                status, headers, body = self._refuse(scope, error)
+                headers = [*headers, (b"content-length", str(len(body)).encode())]
+                await send({"type": "http.response.start", "status": status, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
+                return
+            scope.setdefault("state", {})["principal"] = principal
+        await self._app(scope, receive, send)
+
+
+def principal_of(request: Request) -> Principal:
+    """Return who asks; a request that came by no door has nobody, and fails."""
+    principal: Principal = request.scope["state"]["principal"]
+    return principal
+
+
+async def _caller(request: Request) -> Principal:
+    return principal_of(request)
+
+
+GivenCaller = Annotated[Principal, Depends(_caller)]
