@@ -1,12 +1,21 @@
-"""Real PostgreSQL, Redis and Kafka, for tests and for play: started here, without containers.
+"""Real PostgreSQL (and PgBouncer), Redis and Kafka, for tests and for play: started here, without containers.
 
 `python -m tests.servers.install` brings what is missing; `python -m tests.servers` starts the three.
 """
 
 from .kafka import KafkaServer
+from .pgbouncer import PgBouncer
 from .postgres import PostgresServer
 from .programs import NotInstalled
 from .redis import RedisServer
 from .server import Server, ServerStartError
 
-__all__ = ["KafkaServer", "NotInstalled", "PostgresServer", "RedisServer", "Server", "ServerStartError"]
+__all__ = [
+    "KafkaServer",
+    "NotInstalled",
+    "PgBouncer",
+    "PostgresServer",
+    "RedisServer",
+    "Server",
+    "ServerStartError",
+]

@@ -44,7 +44,7 @@ ANY_CLUSTER_ID = "dHJhZmZpYy1tYW5hZ2VyLQ"
 
 
 def main() -> int:
-    problems = [problem for step in (_redis, _postgres, _kafka) if (problem := _problem_of(step))]
+    problems = [problem for step in (_redis, _postgres, _pgbouncer, _kafka) if (problem := _problem_of(step))]
     if shutil.which("kcat") is None:
         print("kcat: not found; the tests do without, but it is handy to look into topics")
     for problem in problems:
@@ -67,6 +67,10 @@ def _redis() -> Path:
 
 def _postgres() -> Path:
     return found_or_installed(programs.postgres, "postgresql")
+
+
+def _pgbouncer() -> Path:
+    return found_or_installed(programs.pgbouncer, "pgbouncer")
 
 
 def _kafka() -> Path:

@@ -29,6 +29,14 @@ def redis_server() -> Path:
     return Path(found)
 
 
+def pgbouncer() -> Path:
+    """Return PgBouncer. Raises NotInstalled."""
+    found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None:
+        raise NotInstalled("pgbouncer is missing: install the package pgbouncer")
+    return Path(found)
+
+
 def java() -> Path:
     """Return a Java that Kafka runs on. Raises NotInstalled."""
     home = os.environ.get("JAVA_HOME")

@@ -157,6 +157,11 @@ class DbSettings(Section):
         "and so has the relay while it leads.",
     )
     connection_timeout: Seconds = Field(2.0, description="Seconds to wait for a new connection.")
+    prepare: bool = Field(
+        True,
+        description="Keep statements prepared. `false` behind a pooler in transaction mode, where the next statement "
+        "may meet another connection.",
+    )
 
     @property
     def is_postgres(self) -> bool:

@@ -41,6 +41,10 @@ REVISION_LOCK = 0x746D_7265_76
 # Of the database, which may hold several schemas with tables of ours: a hint too many costs a poll.
 _CHANNEL = "traffic_manager"
 
+# A statement is prepared once it was used so often: those of start-up are not worth it.
+_PREPARE_AFTER = 5
+_POOLER_BETWEEN = "a pooler in transaction mode is in between: set DB_PREPARE=false"
+
 # The pool doubles its pause from 1 s on: after a minute's outage it would stay away for another. Giving up
 # early instead leaves it to the next caller to connect.
 _RECONNECT_S = 1.0
@@ -74,6 +78,7 @@ class PostgresDatabase:
 
     def __init__(self, settings: DbSettings, counters: Counters) -> None:
         self._conninfo = conninfo(settings)
+        self._prepare_threshold = _PREPARE_AFTER if settings.prepare else None
         self._counters = counters
         self._watchdog = Watchdog()
         self._lent: set[Connection] = set()
@@ -83,7 +88,7 @@ class PostgresDatabase:
             min_size=settings.pool_min,
             max_size=settings.pool_max,
             timeout=CHECKOUT_TIMEOUT_S,
-            kwargs={"autocommit": True},
+            kwargs={"autocommit": True, "prepare_threshold": self._prepare_threshold},
             max_lifetime=1800,
             reconnect_timeout=_RECONNECT_S,
             open=False,
@@ -140,7 +145,9 @@ class PostgresDatabase:
     def connect(self) -> PostgresConnection:
         """Open a connection for the follower."""
         with _translated(self._counters):
-            connection = cast("Connection", psycopg.connect(self._conninfo, autocommit=True))
+            connection = psycopg.connect(
+                self._conninfo, autocommit=True, prepare_threshold=self._prepare_threshold
+            )
         return PostgresConnection(connection, self._watchdog, self._counters)
 
     @contextmanager
@@ -306,5 +313,7 @@ def _translation(error: psycopg.Error) -> SourceUnavailable | None:
             return SourceUnavailable()
         case pg.UndefinedTable():
             return SourceUnavailable(TABLES_WRONG)
+        case pg.InvalidSqlStatementName() | pg.DuplicatePreparedStatement():
+            return SourceUnavailable(_POOLER_BETWEEN)
         case _:
             return None
