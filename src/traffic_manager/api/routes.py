@@ -8,13 +8,13 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Annotated, NamedTuple
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from traffic_manager.access.permissions import Operation as Access
 from traffic_manager.access.permissions import Principal
 from traffic_manager.api import pages, schemas
 from traffic_manager.api.access import GivenCaller
-from traffic_manager.api.changes import change_json
+from traffic_manager.api.changes import change_json, position_of
 from traffic_manager.api.context import (
     GivenAuthor,
     GivenNames,
@@ -28,13 +28,15 @@ from traffic_manager.api.context import (
 )
 from traffic_manager.api.documents import documented
 from traffic_manager.api.problems import JsonObject, route_json
-from traffic_manager.api.requests import TRUE_OR_FALSE, StrictRoute
+from traffic_manager.api.requests import NUMBER, TRUE_OR_FALSE, StrictRoute
 from traffic_manager.api.resolve import matches, render_answer, tags_of
+from traffic_manager.api.resolve_poll import not_older, wait_for_change
 from traffic_manager.errors import BatchFailed, FieldProblem, Forbidden, InvalidInput, RouteNotFound
 from traffic_manager.monitoring.resolve_counts import ResolveOutcome
 from traffic_manager.routing.model import Action, Position, RouteKey
 from traffic_manager.routing.operations import Author, Operation, Outcome, Verb
 from traffic_manager.routing.ports import Sighting
+from traffic_manager.routing.resolver import Answer
 
 router = APIRouter(prefix="/api/v1/routes", route_class=StrictRoute, tags=["routes"])
 
@@ -76,18 +78,27 @@ async def resolve(
     version: str,
     if_none_match: Annotated[str | None, Header(description="304 if the route still has this ETag.")] = None,
     cache_control: Annotated[str | None, Header(description="`no-cache` reads the database.")] = None,
+    after: Annotated[
+        str | None,
+        Query(description="With `wait`: a revision of the route, or a `TM-Revision`, that you know."),
+    ] = None,
+    wait: Annotated[
+        float,
+        NUMBER,
+        Query(ge=0, le=60, description="Seconds to wait for the route to change after `after`."),
+    ] = 0,
 ) -> Response:
-    """Return the URL that serves a version now: from memory, unless the headers ask for more."""
-    began = perf_counter()
+    """Return the URL that serves a version now: from memory, unless the headers ask for more. With `wait` the answer
+    comes when the route has changed, or when time is up."""
     key = RouteKey.of(tenant, service, env, version)
     caller.check(Access.RESOLVE, key.tenant, key.env)
     is_strong = "no-cache" in (cache_control or "").lower()
-    try:
-        answer = await parts.resolver.resolve(key, is_strong=is_strong, at_least=at_least)
-    except BaseException:
-        parts.metrics.resolved(ResolveOutcome.UNAVAILABLE, perf_counter() - began)
-        raise
-    parts.metrics.resolved(ResolveOutcome[answer.source.name], perf_counter() - began)
+    known = position_of(after, "after") if after is not None else None
+    answer = await _resolved(parts, key, is_strong, at_least)
+    if known is not None and (not_before := not_older(answer, known)):
+        answer = await _resolved(parts, key, is_strong, not_before)
+    if wait and await wait_for_change(parts, caller, key, answer, known, wait):
+        answer = await _resolved(parts, key, is_strong, None)
     if answer.stale_age_s is not None:
         parts.metrics.tm_resolve_flagged_total.inc()
     tags = if_none_match.encode("latin-1", "replace") if if_none_match is not None else None
@@ -95,6 +106,17 @@ async def resolve(
     response = Response(body, status_code=status)
     response.raw_headers[:] = headers
     return response
+
+
+async def _resolved(parts: Parts, key: RouteKey, is_strong: bool, at_least: Position | None) -> Answer:
+    began = perf_counter()
+    try:
+        answer = await parts.resolver.resolve(key, is_strong=is_strong, at_least=at_least)
+    except BaseException:
+        parts.metrics.resolved(ResolveOutcome.UNAVAILABLE, perf_counter() - began)
+        raise
+    parts.metrics.resolved(ResolveOutcome[answer.source.name], perf_counter() - began)
+    return answer
 
 
 @router.post("", status_code=201, **documented(201, schemas.RouteAnswer, 400, 409, 412, 413, 415, 422, 503))
