@@ -276,6 +276,7 @@ class TestHistory:
         assert change == {
             **key,
             "revision": revision_of(done.headers["TM-Revision"]),
+            "batch_end": revision_of(done.headers["TM-Revision"]),
             "action": "updated",
             "url": OTHER_URL,
             "is_active": True,
