@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from tests.db.conftest import POSTGRES
@@ -16,7 +17,9 @@ from tests.db.engines import SqlEngine, postgres_settings_of, sqlite_settings
 from tests.routing.builders import a_key
 from tests.servers import PostgresServer
 from traffic_manager.db.migrate import migrate
+from traffic_manager.db.postgres import with_rows
 from traffic_manager.db.session import Cursor, Session
+from traffic_manager.db.store import _DELETE_ROUTES, _KEY_TYPES
 from traffic_manager.routing.model import RouteKey
 from traffic_manager.routing.ports import NameFilter
 
@@ -157,6 +160,23 @@ def plans_of(
     monkeypatch.setattr(Session, "_run", explained)
     call(engine)
     return plans
+
+
+@pytest.mark.parametrize("large", ["large_sqlite", pytest.param("large_postgres", marks=POSTGRES.marks)])
+def test_route_is_deleted_by_its_key(large: str, request: pytest.FixtureRequest) -> None:
+    engine: SqlEngine = request.getfixturevalue(large)
+    if engine.name == "sqlite":
+        rows = f"values ({', '.join(repr(name) for name in _LAST)})"
+        plan = engine.rows("explain query plan " + _DELETE_ROUTES.format(rows=rows))
+        assert [row[3] for row in plan if "INDEX" in row[3]]
+        assert not [row[3] for row in plan if row[3].startswith("SCAN routes")]
+    else:
+        statement = "explain " + with_rows(_DELETE_ROUTES, _KEY_TYPES)
+        plan = engine.rows(statement, rows=orjson.dumps([tuple(_LAST)]).decode())
+        assert not [row[0] for row in plan if is_slow_in_postgres(row[0])]
+        # Any index will do that holds all four names: the statistics choose.
+        condition = next(row[0] for row in plan if "Index Cond" in row[0])
+        assert all(f"({name})::text = " in condition for name in RouteKey._fields), condition
 
 
 @pytest.mark.servers

@@ -173,6 +173,16 @@ def _write_20(store: RouteStore, name: str) -> None:
         commit_batches(store, [create(a_key(f"{name}{n}")), deactivate(a_key(f"{name}{n}"))])
 
 
+@pytest.mark.servers
+def test_changes_go_on_when_the_server_has_forgotten_what_was_prepared(postgres_engine: SqlEngine) -> None:
+    commit(postgres_engine.store, create(), delete())
+    for _ in range(postgres_engine.settings.pool_max):
+        postgres_engine.rows("select 1")
+        postgres_engine.run("deallocate all")
+    commit(postgres_engine.store, create(), delete())
+    assert postgres_engine.store.look_up([]).head.revision == 4
+
+
 @pytest.mark.parametrize(
     "change",
     [

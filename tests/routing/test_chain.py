@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import fields, replace
 
 import pytest
@@ -80,6 +81,13 @@ def test_every_column_of_a_change_is_in_its_digest() -> None:
 def test_digest_tells_changes_apart_by_any_column(other: dict[str, object]) -> None:
     edited = replace(FIRST, **other)  # type: ignore[arg-type] # the fields of Change, by name
     assert next_link(CHAIN_START, edited) != next_link(CHAIN_START, FIRST)
+
+
+@given(st.text(), st.none() | st.text(), st.integers(0, 2**62))
+def test_array_is_written_as_any_json_library_writes_it(actor: str, url: str | None, revision: int) -> None:
+    edited = replace(FIRST, actor=actor, url=url, revision=revision)
+    text = json.dumps(columns_of(edited), ensure_ascii=False, separators=(",", ":"))
+    assert next_link(CHAIN_START, edited) == hashlib.sha256(bytes(32) + text.encode()).digest()
 
 
 def test_digest_depends_on_the_one_before() -> None:

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from traffic_manager.config.settings import DbSettings
-from traffic_manager.db.session import Session
+from traffic_manager.db.session import Row, Session
 from traffic_manager.errors import SourceUnavailable
 
 # Seconds that a request waits for a free connection: past that the pool is full, and waiting makes it worse.
@@ -76,11 +76,41 @@ class Database(Protocol):
     def writing(self) -> AbstractContextManager[Session]:
         """Begin a transaction that commits when the block ends well, else rolls back."""
 
+    def changing(self) -> AbstractContextManager[ChangeSession]:
+        """Lend a connection to make changes with. What is not committed when the block ends is rolled back."""
+
     def lock_revision(self, session: Session) -> None:
         """Wait, in a transaction, until no one else can make a change before it ends."""
 
     def connect(self) -> FeedConnection:
         """Open a connection outside the pool, for the follower."""
+
+
+class Question(NamedTuple):
+    """A query; *keys* is its parameter `:keys`, if it has one."""
+
+    statement: str
+    keys: str | None = None
+
+
+class Write(NamedTuple):
+    """One statement for all of *rows*: `{rows}` in it stands for them, as a query with columns of these *types*
+    (of PostgreSQL)."""
+
+    statement: str
+    types: tuple[str, ...]
+    rows: Sequence[Sequence[object]]
+
+
+class ChangeSession(Protocol):
+    """A transaction that makes changes, in two steps: on PostgreSQL each is one round trip."""
+
+    def begin(self, *questions: Question) -> list[list[Row]]:
+        """Begin, wait until no one else can make a change, then ask *questions*; return the rows of each."""
+
+    def commit(self, writes: Sequence[Write], upto: int) -> None:
+        """Do *writes* in their order, commit, and then hint that there are changes up to revision *upto*. Raises
+        OutcomeUnknown if the connection broke meanwhile."""
 
 
 class FeedConnection(Protocol):

@@ -9,11 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, cast
 
+import orjson
 import psycopg
 from psycopg import errors as pg
 from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg.pq.abc import PGresult
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from traffic_manager.config.settings import DbSettings
@@ -27,19 +31,25 @@ from traffic_manager.db.pool import (
     Counters,
     Dialect,
     PoolStats,
+    Question,
+    Write,
     wait_readable,
 )
-from traffic_manager.db.session import Cursor, Session, pyformat
+from traffic_manager.db.round_trip import Command, Connection, round_trip, rows_of
+from traffic_manager.db.session import Cursor, Row, Session, pyformat
 from traffic_manager.db.watchdog import Watchdog
 from traffic_manager.errors import Busy, OutcomeUnknown, SourceUnavailable, StorageFull, StorageReadOnly
 
-Connection = psycopg.Connection[tuple[Any, ...]]  # Any: a row's columns are of several types
-
 # Any number, the same for ever: the one lock under which all changes are made.
 REVISION_LOCK = 0x746D_7265_76
+_BEGIN = Command("begin isolation level read committed", {})
+_LOCK = Command(f"select pg_advisory_xact_lock({REVISION_LOCK})", {})
+_COMMIT = Command("commit", {})
+_ROLLBACK = Command("rollback", {})
 
 # Of the database, which may hold several schemas with tables of ours: a hint too many costs a poll.
 _CHANNEL = "traffic_manager"
+_HINT = f"select pg_notify('{_CHANNEL}', :revision)"
 
 # A statement is prepared once it was used so often: those of start-up are not worth it.
 _PREPARE_AFTER = 5
@@ -71,9 +81,9 @@ class PostgresDatabase:
 
     dialect = Dialect(
         "postgresql",
-        keys_from="json_array_elements(cast(:keys as json)) as k(value)",
+        keys_from="jsonb_array_elements(cast(:keys as jsonb)) as k(value)",
         now="(extract(epoch from clock_timestamp()) * 1000000)::bigint",
-        hint=f"select pg_notify('{_CHANNEL}', :revision)",
+        hint=_HINT,
     )
 
     def __init__(self, settings: DbSettings, counters: Counters) -> None:
@@ -138,6 +148,17 @@ class PostgresDatabase:
         with suppress(psycopg.Error):
             session.row(str(self.dialect.hint), revision=str(revision))
 
+    @contextmanager
+    def changing(self) -> Iterator[PostgresChange]:
+        """Lend a connection to make changes with."""
+        with self._checkout() as connection, self._watchdog.limit(connection, WRITE_DEADLINE_S):
+            try:
+                yield PostgresChange(connection, self._counters)
+            finally:
+                if connection.info.transaction_status != TransactionStatus.IDLE:
+                    with suppress(psycopg.Error):  # a broken connection has rolled back by itself
+                        round_trip(connection, [_ROLLBACK])
+
     def lock_revision(self, session: Session) -> None:
         """Wait until no one else can make a change; the lock ends with the transaction."""
         session.rows("select pg_advisory_xact_lock(:lock)", lock=REVISION_LOCK)
@@ -181,6 +202,40 @@ class PostgresDatabase:
                 raise
             self._counters.connection_error()
             raise Busy("all database connections are in use") from error
+
+
+class PostgresChange:
+    """A transaction that makes changes."""
+
+    def __init__(self, connection: Connection, counters: Counters) -> None:
+        self._connection = connection
+        self._counters = counters
+
+    def begin(self, *questions: Question) -> list[list[Row]]:
+        """Begin, lock, and ask."""
+        # Separate statements after the lock: one that also took the lock would read a stale head.
+        asked = [Command(question.statement, {"keys": question.keys}) for question in questions]
+        results = self._trip([_BEGIN, _LOCK, *asked])
+        return [rows_of(self._connection, result) for result in results[2:]]
+
+    def commit(self, writes: Sequence[Write], upto: int) -> None:
+        """Write, commit and hint."""
+        # Not inside the transaction: there the hint would make all commits of the cluster wait for each other. What
+        # is committed stays so if it fails.
+        hint = Command(_HINT, {"revision": upto})
+        try:
+            results = self._trip([*(_as_command(write) for write in writes), _COMMIT], hint)
+        except psycopg.Error as error:
+            if self._connection.closed:
+                raise OutcomeUnknown("the connection broke while the change was being committed") from error
+            raise  # the server's own word: it has not committed
+        if results[-2].command_status != b"COMMIT":
+            raise SourceUnavailable("the database rolled the change back")
+
+    def _trip(self, commands: list[Command], afterwards: Command | None = None) -> list[PGresult]:
+        for _ in commands:
+            self._counters.query()
+        return round_trip(self._connection, commands, afterwards)
 
 
 class PostgresConnection:
@@ -267,6 +322,27 @@ def conninfo(settings: DbSettings, *, for_migration: bool = False) -> str:
 
 def _session(connection: Connection, counters: Counters) -> Session:
     return Session(lambda: cast("Cursor", connection.cursor()), pyformat, counters.query)
+
+
+def _as_command(write: Write) -> Command:
+    # All rows in one parameter: `unnest` of arrays took three times as long, `json` instead of `jsonb` as well.
+    rows = orjson.dumps(write.rows, default=bytes.hex).decode()
+    return Command(with_rows(write.statement, write.types), {"rows": rows})
+
+
+@cache
+def with_rows(statement: str, types: tuple[str, ...]) -> str:
+    """Return *statement* with a query over the parameter `:rows`, a JSON array of arrays, for its `{rows}`."""
+    columns = ", ".join(_column(index, of_type) for index, of_type in enumerate(types))
+    return statement.format(
+        rows=f"select {columns} from jsonb_array_elements(cast(:rows as jsonb)) as r(value)"
+    )
+
+
+def _column(index: int, of_type: str) -> str:
+    if of_type == "bytea":
+        return f"decode(r.value->>{index}, 'hex')"
+    return f"cast(r.value->>{index} as {of_type})"
 
 
 def _is_alive(connection: Connection) -> bool:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from traffic_manager.config.settings import DbSettings
+from traffic_manager.db.checkpoints import Checkpointer
 from traffic_manager.db.pool import (
     CHECKOUT_TIMEOUT_S,
     LOCK_TIMEOUT_S,
@@ -28,9 +29,11 @@ from traffic_manager.db.pool import (
     Counters,
     Dialect,
     PoolStats,
+    Question,
+    Write,
     wait_readable,
 )
-from traffic_manager.db.session import Cursor, Session
+from traffic_manager.db.session import Cursor, Row, Session
 from traffic_manager.errors import Busy, SourceUnavailable, StartRefused, StorageFull, StorageReadOnly
 
 _WAL_MAX_BYTES = 64 * 1024 * 1024
@@ -47,19 +50,22 @@ class SqliteDatabase:
         self._path = settings.path
         self._counters = counters
         self._write_lock = threading.Lock()
+        self._checkpointer = Checkpointer(lambda: connect(self._path), self._write_lock)
         self._pool = QueuePool(
-            lambda: cast("DBAPIConnection", connect(self._path)),
+            lambda: cast("DBAPIConnection", self._connect()),
             pool_size=settings.pool_max,
             max_overflow=0,
             timeout=CHECKOUT_TIMEOUT_S,
         )
 
     def open(self) -> None:
-        """Make the folder of the file."""
+        """Make the folder of the file, and begin to write checkpoints."""
         make_folder(self._path)
+        self._checkpointer.start()
 
     def close(self) -> None:
         """Close every idle connection."""
+        self._checkpointer.stop()
         self._pool.dispose()
 
     def stats(self) -> PoolStats:
@@ -85,6 +91,22 @@ class SqliteDatabase:
         finally:
             self._write_lock.release()
 
+    @contextmanager
+    def changing(self) -> Iterator[SqliteChange]:
+        """Lend a connection to make changes with, under the process-wide lock."""
+        if not self._write_lock.acquire(timeout=LOCK_TIMEOUT_S):
+            raise Busy("another change is taking too long")
+        try:
+            with self._checkout() as connection, _translated(self._counters):
+                try:
+                    yield SqliteChange(connection, self._counters)
+                finally:
+                    if connection.in_transaction:  # SQLite has rolled back by itself after some errors
+                        with suppress(sqlite3.Error):
+                            connection.execute("rollback")
+        finally:
+            self._write_lock.release()
+
     def lock_revision(self, session: Session) -> None:
         """Nothing to do: BEGIN IMMEDIATE has locked the whole file."""
 
@@ -92,6 +114,12 @@ class SqliteDatabase:
         """Open a connection for the follower."""
         with _translated(self._counters):
             return SqliteConnection(connect(self._path), self._counters)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = connect(self._path)
+        if self._checkpointer.is_running:
+            connection.execute("pragma wal_autocheckpoint=0")
+        return connection
 
     @contextmanager
     def _checkout(self) -> Iterator[sqlite3.Connection]:
@@ -105,6 +133,31 @@ class SqliteDatabase:
             yield cast("sqlite3.Connection", fairy.dbapi_connection)
         finally:
             fairy.close()
+
+
+class SqliteChange:
+    """A transaction that makes changes."""
+
+    def __init__(self, connection: sqlite3.Connection, counters: Counters) -> None:
+        self._connection = connection
+        self._counters = counters
+
+    def begin(self, *questions: Question) -> list[list[Row]]:
+        """Begin, which locks the whole file, and ask."""
+        self._connection.execute("begin immediate")
+        return [self._ask(question) for question in questions]
+
+    def commit(self, writes: Sequence[Write], upto: int) -> None:
+        """Write and commit."""
+        for write in writes:
+            self._counters.query()
+            rows = f"values ({', '.join('?' * len(write.types))})"
+            self._connection.executemany(write.statement.format(rows=rows), write.rows)
+        self._connection.execute("commit")
+
+    def _ask(self, question: Question) -> list[Row]:
+        self._counters.query()
+        return self._connection.execute(question.statement, {"keys": question.keys}).fetchall()
 
 
 class SqliteConnection:

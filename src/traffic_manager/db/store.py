@@ -11,10 +11,10 @@ from typing import Any
 
 import orjson
 
-from traffic_manager.db.pool import Database
-from traffic_manager.db.session import Row, Session
+from traffic_manager.db.pool import Database, Question, Write
+from traffic_manager.db.session import Row
 from traffic_manager.errors import SchemaMismatch
-from traffic_manager.routing.chain import CHAIN_VERSION, ROUTE_KIND, columns_of, next_link
+from traffic_manager.routing.chain import CHAIN_VERSION, ROUTE_KIND, columns_of, link
 from traffic_manager.routing.model import Action, Change, Route, RouteKey
 from traffic_manager.routing.ports import (
     ChangePage,
@@ -63,24 +63,23 @@ _CHANGES = f"""select {HEAD_COLUMNS}, m.compacted_revision, c.* from meta m left
 _LAST = f"""select {HEAD_COLUMNS}, {{now}},
     coalesce((select chain from changes order by revision desc limit 1), m.compacted_chain) from meta m"""
 
-_INSERT_CHANGE = """insert into changes (revision, batch_end, kind, tenant, service, env, version, action,
-    url, is_active, previous, actor, reason, correlation_id, occurred_at, chain, chain_version)
-    values (:revision, :batch_end, :kind, :tenant, :service, :env, :version, :action, :url,
-    :is_active, :previous, :actor, :reason, :correlation_id, :occurred_at, :chain, :chain_version)"""
-_CHANGE_FIELDS = (
-    *("revision", "batch_end", "kind", "tenant", "service", "env", "version", "action", "url"),
-    *("is_active", "previous", "actor", "reason", "correlation_id", "occurred_at"),
+_INSERT_CHANGES = """insert into changes (revision, batch_end, kind, tenant, service, env, version, action,
+    url, is_active, previous, actor, reason, correlation_id, occurred_at, chain, chain_version) {rows}"""
+_CHANGE_TYPES = (
+    *("bigint", "bigint", "text", "text", "text", "text", "text", "text", "text", "boolean", "text", "text"),
+    *("text", "text", "bigint", "bytea", "integer"),
 )
 
-_PUT_ROUTE = """insert into routes
-    (tenant, service, env, version, url, is_active, revision, created_at, updated_at)
-    values (:tenant, :service, :env, :version, :url, :is_active, :revision, :created_at, :updated_at)
+_PUT_ROUTES = """insert into routes
+    (tenant, service, env, version, url, is_active, revision, created_at, updated_at) {rows}
     on conflict (tenant, service, env, version) do update set url = excluded.url,
     is_active = excluded.is_active, revision = excluded.revision, updated_at = excluded.updated_at,
     created_at = excluded.created_at"""
+_ROUTE_TYPES = ("text", "text", "text", "text", "text", "boolean", "bigint", "bigint", "bigint")
 
-_DELETE_ROUTE = """delete from routes
-    where tenant = :tenant and service = :service and env = :env and version = :version"""
+# Served by the primary key of routes, once per key.
+_DELETE_ROUTES = "delete from routes where (tenant, service, env, version) in ({rows})"
+_KEY_TYPES = ("text", "text", "text", "text")
 
 _MAX_REVISION = 2**62
 
@@ -133,36 +132,44 @@ class SqlStore:
     @contextmanager
     def writing(self, keys: Collection[RouteKey]) -> Iterator[WriteTransaction]:
         """Begin a change of *keys* under the revision lock."""
-        with self._database.writing() as session:
-            self._database.lock_revision(session)
-            # Separate statements after the lock: one that also took the lock would read a stale head.
-            last = only(session.row(_LAST.format(now=self._database.dialect.now)))
-            sighting = _sighting(session.rows(self._look_up, keys=_as_json(keys)))
-            yield SqlWriteTransaction(session, last, sighting.routes)
+        with self._database.changing() as session:
+            last, found = session.begin(
+                Question(_LAST.format(now=self._database.dialect.now)),
+                Question(self._look_up, _as_json(keys)),
+            )
+            transaction = SqlWriteTransaction(only(last[0] if last else None), _sighting(found).routes)
+            yield transaction
+            if transaction.writes:
+                session.commit(transaction.writes, transaction.upto)
 
 
 class SqlWriteTransaction:
-    """An open transaction that holds the revision lock."""
+    """What to write under the revision lock: `writes`, in statements, up to revision `upto`."""
 
-    def __init__(self, session: Session, last: Row, routes: Mapping[RouteKey, Route]) -> None:
+    def __init__(self, last: Row, routes: Mapping[RouteKey, Route]) -> None:
         self.head = _head([last])
         self.now: int = last[3]
         self.routes = routes
+        self.writes: list[Write] = []
+        self.upto = self.head.revision
         self._chain: bytes = last[4]
-        self._session = session
 
     def append(self, changes: Sequence[Change], routes: Mapping[RouteKey, Route | None]) -> None:
         """Write *changes* with their digests, and the last state of each of *routes*."""
-        self._session.run_many(_INSERT_CHANGE, [self._chained(change) for change in changes])
-        self._session.run_many(_PUT_ROUTE, [_route_row(route) for route in routes.values() if route])
-        gone = [key._asdict() for key, route in routes.items() if route is None]
-        self._session.run_many(_DELETE_ROUTE, gone)
-        self._session.hinted_revision = changes[-1].revision
+        kept = [_route_row(route) for route in routes.values() if route]
+        gone = [tuple(key) for key, route in routes.items() if route is None]
+        writes = (
+            Write(_INSERT_CHANGES, _CHANGE_TYPES, [self._chained(change) for change in changes]),
+            Write(_PUT_ROUTES, _ROUTE_TYPES, kept),
+            Write(_DELETE_ROUTES, _KEY_TYPES, gone),
+        )
+        self.writes += [write for write in writes if write.rows]
+        self.upto = changes[-1].revision
 
-    def _chained(self, change: Change) -> dict[str, object]:
-        self._chain = next_link(self._chain, change)
-        row = dict(zip(_CHANGE_FIELDS, columns_of(change), strict=True))
-        return row | {"chain": self._chain, "chain_version": CHAIN_VERSION}
+    def _chained(self, change: Change) -> list[object]:
+        columns = columns_of(change)
+        self._chain = link(self._chain, columns)
+        return [*columns, self._chain, CHAIN_VERSION]
 
 
 def _name_conditions(table: str, wanted: NameFilter) -> tuple[list[str], dict[str, Any]]:
@@ -209,15 +216,8 @@ def _route(row: Row) -> Route:
     return Route(RouteKey.known(*row[:4]), row[4], bool(row[5]), *row[6:9])
 
 
-def _route_row(route: Route) -> dict[str, object]:
-    return {
-        **route.key._asdict(),
-        "url": route.url,
-        "is_active": route.is_active,
-        "revision": route.revision,
-        "created_at": route.created_at,
-        "updated_at": route.updated_at,
-    }
+def _route_row(route: Route) -> Row:
+    return (*route.key, route.url, route.is_active, route.revision, route.created_at, route.updated_at)
 
 
 def change_of(row: Row) -> Change:

@@ -8,9 +8,10 @@ Version 2, of changes of other kinds than routes, has the column `detail` after 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
+
+import orjson
 
 from traffic_manager.routing.model import Change
 
@@ -28,8 +29,7 @@ def next_link(previous: bytes, change: Change) -> bytes:
 
 def link(previous: bytes, columns: Sequence[Any]) -> bytes:  # Any: as in columns_of
     """Return the digest after the change with these *columns*, given the digest before it."""
-    document = json.dumps(columns, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(previous + document.encode()).digest()
+    return hashlib.sha256(previous + orjson.dumps(columns)).digest()
 
 
 def columns_of(change: Change) -> list[Any]:  # Any: a row's values are of several types

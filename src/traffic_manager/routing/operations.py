@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
+
+import orjson
 
 from traffic_manager.errors import BatchFailed, PreconditionFailed, RouteConflict, RouteNotFound
 from traffic_manager.errors import TrafficManagerError as Failure
@@ -64,6 +66,16 @@ class Author:
     correlation_id: str
 
 
+class _Draft(NamedTuple):
+    """A change that is decided but not numbered yet."""
+
+    operation: Operation
+    before: Route | None
+    action: Action
+    url: str | None
+    is_active: bool
+
+
 class Overlay:
     """The state of some routes, with the effects of operations on it that are not written yet.
 
@@ -73,6 +85,7 @@ class Overlay:
 
     def __init__(self, head: Head, now: int, routes: Mapping[RouteKey, Route]) -> None:
         self._head = head
+        self._epoch8 = head.epoch8
         self._now = now
         self._before = routes
         self.after: dict[RouteKey, Route | None] = {}
@@ -81,76 +94,65 @@ class Overlay:
     @property
     def head(self) -> Head:
         """Where history will stand after all that was done here so far."""
-        return replace(self._head, revision=self._head.revision + len(self.changes))
+        return Head(self._head.epoch, self._head.epoch_number, self._head.revision + len(self.changes))
 
     def apply(self, operations: Sequence[Operation], author: Author, *, is_batch: bool) -> list[Outcome]:
         """Do all of *operations*, or none. Raises what the failing one raises; BatchFailed for a batch."""
-        after, count = dict(self.after), len(self.changes)
+        drafts: list[_Draft] = []
+        after: dict[RouteKey, Route | None] = {}  # of this request alone
         outcomes = []
-        try:
-            for index, operation in enumerate(operations):
-                outcomes.append(self._apply_one(operation, author, index if is_batch else None))
-        except BaseException:
-            self.after = after
-            del self.changes[count:]
-            raise
-        self._end_batch(count)
+        for index, operation in enumerate(operations):
+            try:
+                outcomes.append(self._do(operation, drafts, after))
+            except Failure as failure:
+                if not is_batch:
+                    raise
+                raise BatchFailed(index, failure) from failure
+        self.after |= after
+        self._record(drafts, author)
         return outcomes
 
-    def _apply_one(self, operation: Operation, author: Author, index: int | None) -> Outcome:
-        try:
-            return self._do(operation, author)
-        except Failure as failure:
-            if index is None:
-                raise
-            raise BatchFailed(index, failure) from failure
-
-    def _do(self, operation: Operation, author: Author) -> Outcome:
-        current = self._current(operation.key)
-        _check_preconditions(operation, current, self._head.epoch8)
+    def _do(self, operation: Operation, drafts: list[_Draft], after: dict[RouteKey, Route | None]) -> Outcome:
+        key = operation.key
+        current = after[key] if key in after else self._current(key)
+        if operation.if_match is not None or operation.if_none_match is not None:
+            _check_preconditions(operation, current, self._epoch8)
         decision = _decide(operation, current)
         if decision is None:
             return Outcome(operation, current, None, current.revision if current else self._head.revision)
-        action, url, is_active = decision
-        return self._record(operation, current, action, url, is_active, author)
+        draft = _Draft(operation, current, *decision)
+        drafts.append(draft)
+        revision = self._head.revision + len(self.changes) + len(drafts)
+        after[key] = self._route_after(draft, revision)
+        return Outcome(operation, after[key], draft.action, revision)
 
     def _current(self, key: RouteKey) -> Route | None:
         return self.after[key] if key in self.after else self._before.get(key)
 
-    def _record(
-        self,
-        operation: Operation,
-        current: Route | None,
-        action: Action,
-        url: str | None,
-        is_active: bool,
-        author: Author,
-    ) -> Outcome:
-        revision = self._head.revision + len(self.changes) + 1
-        created_at = current.created_at if current else self._now
-        route = Route(operation.key, url, is_active, revision, created_at, self._now) if url else None
-        change = Change(
-            revision=revision,
-            batch_end=revision,
-            key=operation.key,
-            action=action,
-            url=url,
-            is_active=is_active,
-            previous=_as_json(current),
-            actor=author.actor,
-            reason=None,
-            correlation_id=author.correlation_id,
-            occurred_at=self._now,
-        )
-        self.after[operation.key] = route
-        self.changes.append(change)
-        return Outcome(operation, route, action, revision)
+    def _route_after(self, draft: _Draft, revision: int) -> Route | None:
+        if draft.url is None:
+            return None
+        created_at = draft.before.created_at if draft.before else self._now
+        return Route(draft.operation.key, draft.url, draft.is_active, revision, created_at, self._now)
 
-    def _end_batch(self, first: int) -> None:
-        """Mark the changes from index *first* on as visible together."""
-        if len(self.changes) - first > 1:
-            end = self.changes[-1].revision
-            self.changes[first:] = [replace(change, batch_end=end) for change in self.changes[first:]]
+    def _record(self, drafts: Sequence[_Draft], author: Author) -> None:
+        """Number the changes of a request that went well; they become visible together."""
+        last = self._head.revision + len(self.changes)
+        for revision, draft in enumerate(drafts, last + 1):
+            change = Change(
+                revision=revision,
+                batch_end=last + len(drafts),
+                key=draft.operation.key,
+                action=draft.action,
+                url=draft.url,
+                is_active=draft.is_active,
+                previous=_as_json(draft.before),
+                actor=author.actor,
+                reason=None,
+                correlation_id=author.correlation_id,
+                occurred_at=self._now,
+            )
+            self.changes.append(change)
 
 
 def _check_preconditions(operation: Operation, current: Route | None, epoch8: str) -> None:
@@ -210,7 +212,7 @@ def _as_json(route: Route | None) -> str | None:
     if route is None:
         return None
     state = {"url": route.url, "is_active": route.is_active, "revision": route.revision}
-    return json.dumps(state, separators=(",", ":"))
+    return orjson.dumps(state).decode()
 
 
 def keys_of(operations: Collection[Operation]) -> set[RouteKey]:

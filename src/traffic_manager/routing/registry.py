@@ -12,8 +12,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from contextlib import suppress
+from typing import NamedTuple
 
 from traffic_manager.errors import Busy, TrafficManagerError
 from traffic_manager.routing.model import RouteKey
@@ -26,20 +26,33 @@ GROUP_MAX_OPERATIONS = 1000
 TURN_TIMEOUT_S = 1.0
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """What became of a request: an outcome per operation. *head* is where history stood after it."""
 
     head: Head
     outcomes: Sequence[Outcome]
 
 
-@dataclass
 class _Request:
-    operations: Sequence[Operation]
-    author: Author
-    is_batch: bool
-    answer: Future[Written] = field(default_factory=Future)
+    """A caller's wish, and the future that it waits for on the event loop."""
+
+    __slots__ = ("_turn", "answer", "author", "is_batch", "operations")
+
+    def __init__(self, operations: Sequence[Operation], author: Author, *, is_batch: bool) -> None:
+        self.operations = operations
+        self.author = author
+        self.is_batch = is_batch
+        self.answer: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        self._turn = threading.Lock()
+
+    def take(self) -> bool:
+        """Return True to the first who asks, on whatever thread: the writer then does it, or nobody will."""
+        return self._turn.acquire(blocking=False)
+
+    def give_up(self) -> None:
+        """Refuse it, unless the writer has begun: what has begun ends by the store's own deadlines."""
+        if self.take():
+            _settle(self.answer, Busy("too many changes are waiting"))
 
 
 class Registry:
@@ -50,6 +63,7 @@ class Registry:
         self._store = store
         self._committed = committed
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._expects_changes = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
@@ -65,7 +79,7 @@ class Registry:
     async def write(self, operation: Operation, author: Author) -> Written:
         """Do *operation* and return what it came to, committed. Raises RouteNotFound, RouteConflict,
         PreconditionFailed or SourceUnavailable; nothing was written then (OutcomeUnknown: perhaps)."""
-        return await self._submit(_Request([operation], author, is_batch=False))
+        return await self._submit(_Request((operation,), author, is_batch=False))
 
     async def write_batch(self, operations: Sequence[Operation], author: Author) -> Written:
         """Do all of *operations* in their order, or none. Raises BatchFailed with the index that failed."""
@@ -83,19 +97,19 @@ class Registry:
             raise
 
     async def _submit(self, request: _Request) -> Written:
+        clock = request.answer.get_loop().call_later(TURN_TIMEOUT_S, request.give_up)
         self._queue.put(request)
-        answer = asyncio.wrap_future(request.answer)
-        done, _ = await asyncio.wait({answer}, timeout=TURN_TIMEOUT_S)
-        # Only what has not begun can be cancelled; what has begun ends by the store's own deadlines.
-        if not done and request.answer.cancel():
-            raise Busy("too many changes are waiting")
-        return await answer
+        try:
+            return await request.answer
+        finally:
+            clock.cancel()
+            request.take()  # whose caller has gone away need not begin
 
     def _run(self) -> None:
         while (request := self._queue.get()) is not None:
             group, is_last = self._group_from(request)
             if group:
-                self._settle(group)
+                self._do(group)
             if is_last:
                 return
 
@@ -104,7 +118,7 @@ class Registry:
         group: list[_Request] = []
         room = GROUP_MAX_OPERATIONS
         while request is not None:
-            if request.answer.set_running_or_notify_cancel():
+            if request.take():
                 group.append(request)
                 room -= len(request.operations)
             if room <= 0 or self._queue.empty():
@@ -112,59 +126,75 @@ class Registry:
             request = self._queue.get()
         return group, True
 
-    def _settle(self, group: list[_Request]) -> None:
+    def _do(self, group: list[_Request]) -> None:
         """Answer every request of *group*, whatever happens."""
         try:
-            waiting = self._settle_without_lock(group)
+            # Whoever changes something is likely to go on: no look-up then, which would cost a round trip and
+            # save nothing. Whoever repeats what is so already takes the lock once.
+            waiting = group if self._expects_changes else self._settle_without_lock(group)
             if waiting:
                 self._write(waiting)
         except Exception as error:  # it is the callers', who wait for it
-            for request in group:
-                if not request.answer.done():
-                    request.answer.set_exception(error)
+            _tell([(request, error) for request in group])
 
     def _settle_without_lock(self, group: list[_Request]) -> list[_Request]:
         """Answer what changes nothing: no-ops and refusals. Return the rest."""
         sighting = self._store.look_up(_all_keys(group))
-        return [request for request in group if not _settled(request, sighting)]
+        answers = [(request, _answer_without_change(request, sighting)) for request in group]
+        _tell([(request, answer) for request, answer in answers if answer is not None])
+        return [request for request, answer in answers if answer is None]
 
     def _write(self, group: list[_Request]) -> None:
         with self._store.writing(_all_keys(group)) as transaction:
             overlay = Overlay(transaction.head, transaction.now, transaction.routes)
-            # Each with the head after it: what comes later in the group is not what it was decided on.
-            answers = [(request, _attempt(request, overlay), overlay.head) for request in group]
+            answers = [(request, _attempt(request, overlay)) for request in group]
             if overlay.changes:
                 transaction.append(overlay.changes, overlay.after)
+        self._expects_changes = bool(overlay.changes)
         if overlay.changes:
             self._committed(overlay.head.revision)
-        for request, answer, head in answers:
-            _answer(request, answer, head)
+        _tell(answers)
 
 
-def _settled(request: _Request, sighting: Sighting) -> bool:
-    overlay = Overlay(sighting.head, 0, sighting.routes)
-    result = _attempt(request, overlay)
-    if overlay.changes:
-        return False
-    _answer(request, result, sighting.head)
-    return True
-
-
-def _attempt(request: _Request, overlay: Overlay) -> list[Outcome] | Exception:
+def _attempt(request: _Request, overlay: Overlay) -> Written | Exception:
+    """Return what *request* came to, with the head after it: what comes later in its group is not what it was
+    decided on."""
     try:
-        return overlay.apply(request.operations, request.author, is_batch=request.is_batch)
+        outcomes = overlay.apply(request.operations, request.author, is_batch=request.is_batch)
+    except TrafficManagerError as error:
+        error.as_of = overlay.head.position
+        return error
     except Exception as error:  # the caller's, who waits for it; others of the group go on
         return error
+    return Written(overlay.head, outcomes)
 
 
-def _answer(request: _Request, answer: list[Outcome] | Exception, head: Head) -> None:
+def _answer_without_change(request: _Request, sighting: Sighting) -> Written | Exception | None:
+    overlay = Overlay(sighting.head, 0, sighting.routes)
+    answer = _attempt(request, overlay)
+    return None if overlay.changes else answer
+
+
+def _tell(answers: Sequence[tuple[_Request, Written | Exception]]) -> None:
+    """Answer on the event loop, all in one call: each call wakes it, which takes longer than an answer."""
+    if answers:
+        with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            answers[0][0].answer.get_loop().call_soon_threadsafe(_settle_all, answers)
+
+
+def _settle_all(answers: Sequence[tuple[_Request, Written | Exception]]) -> None:
+    for request, answer in answers:
+        _settle(request.answer, answer)
+
+
+def _settle(future: asyncio.Future[Written], answer: Written | Exception) -> None:
+    if future.done():  # its caller has gone away, or has its answer from before something failed
+        return
     if isinstance(answer, Exception):
-        if isinstance(answer, TrafficManagerError):
-            answer.as_of = head.position
-        request.answer.set_exception(answer)
+        future.set_exception(answer)
     else:
-        request.answer.set_result(Written(head, answer))
+        future.set_result(answer)
 
 
 def _all_keys(group: list[_Request]) -> set[RouteKey]:
-    return {key for request in group for key in keys_of(request.operations)}
+    return {operation.key for request in group for operation in request.operations}
