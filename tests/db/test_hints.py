@@ -11,6 +11,7 @@ import pytest
 from tests.db.conftest import POSTGRES
 from tests.db.engines import Engine, SqlEngine
 from tests.routing.builders import a_key, commit, create
+from traffic_manager.db import postgres as postgres_module
 from traffic_manager.db.feed import SqlFeed
 from traffic_manager.db.leases import SqlLeases
 from traffic_manager.errors import SourceUnavailable
@@ -68,6 +69,15 @@ def test_refused_change_is_not_hinted(postgres_engine: SqlEngine, feed: SqlFeed,
     with postgres_engine.store.writing([a_key()]):
         pass
     assert heard(feed, bell, 0.2) == []
+
+
+def test_change_is_made_though_its_hint_fails(
+    postgres_engine: SqlEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_module, "_HINT", "select 1 / 0 * cast(:revision as bigint)")
+    for revision in (1, 2):
+        commit(postgres_engine.store, create(a_key(f"s{revision}")))
+    assert postgres_engine.store.look_up([]).head.revision == 2
 
 
 def test_lease_is_not_hinted(postgres_engine: SqlEngine, feed: SqlFeed, bell: Bell) -> None:
