@@ -82,6 +82,11 @@ def encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
+def decoded(text: str) -> str:
+    """Return what `encoded` was given."""
+    return base64.b64decode(text).decode()
+
+
 def put(key: str, value: str) -> dict[str, str]:
     """Return the document that puts one key."""
     return {"key": encoded(key), "value": encoded(value)}

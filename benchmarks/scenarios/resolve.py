@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from statistics import median
+from typing import Any
+
+from tests.access.issue import REQUIRED, a_key_for, bearer
+from tests.node import Node
 
 from benchmarks.figures import Figure, Outcome, Series, Target, at_least, at_most
 from benchmarks.load import SERIAL, Contender, Load, Requests, WrongAnswers, ask, get, in_turn, send
 from benchmarks.peers import EtcdServer, NginxServer
-from benchmarks.peers.etcd import encoded, range_body
+from benchmarks.peers.etcd import decoded, range_body
 from benchmarks.routes import key_of, resolve_path, spread, url_of
 from benchmarks.stage import Stage
 
@@ -27,28 +33,24 @@ _SIX_HEADERS = {
     "X-Forwarded-For": "203.0.113.7, 198.51.100.23",
 }
 _CHECKED = 25
+_BATCH = 1_000
 
 
 def resolve(stage: Stage) -> Iterator[Outcome]:
     """Yield the rates and tails of a resolve, side by side."""
-    chosen = spread(DISTINCT, ROUTES)
-    plain = [get(resolve_path(i)) for i in chosen]
     database = stage.database(ROUTES)
-    with stage.node(database, WORKERS) as node, EtcdServer() as etcd:
+    with ExitStack() as things:
+        open_node = things.enter_context(stage.node(database, WORKERS))
+        node = things.enter_context(stage.node(database, WORKERS, **REQUIRED))
+        key = bearer(a_key_for(node, "resolver:*/*"))
+        etcd = things.enter_context(EtcdServer())
         etcd.fill([("/".join(key_of(i)), url_of(i)) for i in range(ROUTES)])
-        with NginxServer(ask(node.url, plain[0])[1].decode(), WORKERS) as nginx:
-            ours, theirs = (node.url, [node.pid]), (nginx.url, [nginx.pid])
-            contenders = {
-                "ours": _contender(ours, plain),
-                "nginx": _contender(theirs, plain),
-                "ours, six headers": _contender(ours, _with_headers(chosen)),
-                "nginx, six headers": _contender(theirs, _with_headers(chosen)),
-                "ours, documented route": _contender(ours, _documented(chosen)),
-                "etcd": _contender((etcd.url, [etcd.pid]), _ranges(chosen)),
-            }
-            _check(contenders, chosen)
-            loads = in_turn(contenders, stage.plan.rounds, stage.plan.seconds, stage.say)
-            _check(contenders, chosen)
+        constant = ask(open_node.url, get(resolve_path(0)))[1].decode()
+        nginx = things.enter_context(NginxServer(constant, WORKERS))
+        contenders = _contenders(node, open_node, nginx, etcd, key)
+        _check(contenders)
+        loads = in_turn(contenders, stage.plan.rounds, stage.plan.seconds, stage.say)
+        _check(contenders)
     yield from _figures(loads)
     for name, runs in loads.items():
         yield Series("resolve-rate", name, [(0, median(load.rate for load in runs))])
@@ -59,7 +61,7 @@ def resolve(stage: Stage) -> Iterator[Outcome]:
 
 def _figures(loads: dict[str, list[Load]]) -> Iterator[Figure]:
     ours, nginx = loads["ours"], loads["nginx"]
-    what = f"resolve, {ROUTES:,} routes, {DISTINCT:,} distinct, 64 connections, {WORKERS} workers each"
+    what = f"resolve, {ROUTES:,} routes, {DISTINCT:,} distinct, 64 connections, {WORKERS} workers each, with API keys"
     constant = "nginx answering a constant"
     yield rates("resolve.nginx", what, ours, constant, nginx, at_least(0.65, aim=0.8))
     yield cpu("resolve.cpu", "server CPU for one of these", ours, constant, nginx)
@@ -76,9 +78,20 @@ def _figures(loads: dict[str, list[Load]]) -> Iterator[Figure]:
     rate = [load.rate for load in ours]
     warm = f"the original system, warm cache: {ORIGINAL_RATE:.0f}/s"
     yield Figure("resolve.original", what, "/s", rate, warm, original, at_least(50))
-    yield rates(
-        "resolve.documented", what, ours, "the documented route, no lane", loads["ours, documented route"]
-    )
+    slow = "the documented route, no lane"
+    yield rates("resolve.documented", what, ours, slow, loads["ours, documented route"])
+    open_to_all = "the same server with AUTH_MODE=open, no key in the request"
+    yield rates("resolve.keys", what, ours, open_to_all, loads["ours, no keys"])
+    distinct = f"the same, all {ROUTES:,} in turn: more than heads and answers are kept for"
+    yield rates("resolve.distinct", distinct, loads["ours, all distinct"], constant, nginx)
+    yield _batch(loads["ours, batches"], ours)
+
+
+def _batch(batches: Sequence[Load], single: Sequence[Load]) -> Figure:
+    keys, resolves = [load.rate * _BATCH for load in batches], [load.rate for load in single]
+    what = f"keys resolved in batches of {_BATCH:,}, 4 connections"
+    note = f"p99 of a batch {median(load.latency_ms[99] for load in batches):.0f} ms"
+    return Figure("resolve.batch", what, "/s", keys, "one by one, 64 connections", resolves, note=note)
 
 
 def rates(
@@ -110,40 +123,72 @@ def _generator(loads: Sequence[Load]) -> str:
     return f"{median(load.generator for load in loads):.0%}"
 
 
-def _contender(server: tuple[str, list[int]], texts: list[bytes]) -> Contender:
-    url, roots = server
-    return Contender(url, Requests(texts), roots)
-
-
-def _with_headers(chosen: Sequence[int]) -> list[bytes]:
-    headers = {**_SIX_HEADERS, "X-Correlation-ID": SERIAL.decode()}
-    return [get(resolve_path(i), headers) for i in chosen]
-
-
-def _documented(chosen: Sequence[int]) -> list[bytes]:
+def _contenders(
+    node: Node, open_node: Node, nginx: NginxServer, etcd: EtcdServer, key: dict[str, str]
+) -> dict[str, Contender]:
+    """Ours asks for a key unless told otherwise, and nginx gets the same requests."""
+    chosen = spread(DISTINCT, ROUTES)
+    plain = [get(resolve_path(i), key) for i in chosen]
+    headers = {**key, **_SIX_HEADERS, "X-Correlation-ID": SERIAL.decode()}
+    with_headers = [get(resolve_path(i), headers) for i in chosen]
     # A percent-encoded letter: the same question, which the lane does not take.
-    return [get(resolve_path(i).replace("env=prod", "env=%70rod")) for i in chosen]
+    documented = [get(resolve_path(i).replace("env=prod", "env=%70rod"), key) for i in chosen]
+    ours, theirs = [node.pid], [nginx.pid]
+    return {
+        "ours": Contender(node.url, Requests(plain), ours),
+        "nginx": Contender(nginx.url, Requests(plain), theirs),
+        "ours, six headers": Contender(node.url, Requests(with_headers), ours),
+        "nginx, six headers": Contender(nginx.url, Requests(with_headers), theirs),
+        "ours, no keys": Contender(open_node.url, Requests(_plain(chosen)), [open_node.pid]),
+        "ours, all distinct": Contender(node.url, Requests(_all_distinct(key)), ours),
+        "ours, batches": Contender(node.url, Requests(_batches(chosen, key), 4), ours),
+        "ours, documented route": Contender(node.url, Requests(documented), ours),
+        "etcd": Contender(etcd.url, Requests(_ranges(chosen)), [etcd.pid]),
+    }
+
+
+def _plain(chosen: Sequence[int]) -> list[bytes]:
+    return [get(resolve_path(i)) for i in chosen]
+
+
+def _all_distinct(key: dict[str, str]) -> list[bytes]:
+    return [get(resolve_path(i), key) for i in spread(ROUTES, ROUTES)]
+
+
+def _batches(chosen: Sequence[int], key: dict[str, str]) -> list[bytes]:
+    parts = [chosen[first : first + _BATCH] for first in range(0, len(chosen), _BATCH)]
+    bodies = [json.dumps({"keys": [key_of(i)._asdict() for i in part]}).encode() for part in parts]
+    return [send("POST", "/api/v1/routes/resolve", body, key) for body in bodies]
 
 
 def _ranges(chosen: Sequence[int]) -> list[bytes]:
     return [send("POST", "/v3/kv/range", range_body("/".join(key_of(i)))) for i in chosen]
 
 
-def _check(contenders: dict[str, Contender], chosen: Sequence[int]) -> None:
+def _check(contenders: dict[str, Contender]) -> None:
     """Raise WrongAnswers unless some of the requests get the URL that they ask for."""
     for name, contender in contenders.items():
-        if name.startswith("nginx"):
-            continue
-        for i, text in list(zip(chosen, contender.requests.texts, strict=True))[:_CHECKED]:
-            status, body = ask(contender.url, text)
-            found = _url_in(json.loads(body))
-            if status != 200 or found not in (url_of(i), encoded(url_of(i))):
-                raise WrongAnswers(f"{name}: {status} {body!r} for route {i}")
+        if not name.startswith("nginx"):
+            for text in contender.requests.texts[:_CHECKED]:
+                _check_one(name, contender.url, text)
 
 
-def _url_in(document: dict[str, object]) -> object:
-    found = document.get("kvs")
-    return found[0]["value"] if isinstance(found, list) else document.get("url")
+def _check_one(name: str, url: str, request: bytes) -> None:
+    status, body = ask(url, request)
+    if status != 200 or _urls_in(json.loads(body)) != _asked_for(request):
+        raise WrongAnswers(f"{name}: {status} {body[:500]!r} to {request[:500]!r}")
+
+
+def _asked_for(request: bytes) -> list[str]:
+    """Return the URLs that a right answer to *request* holds, in its order."""
+    text = re.sub(r'"key": "([^"]+)"', lambda found: decoded(found[1]), request.decode())
+    return [url_of(int(number)) for number in re.findall(r"service-(\d+)", text)]
+
+
+def _urls_in(document: dict[str, Any]) -> list[str]:  # Any: JSON
+    if "kvs" in document:
+        return [decoded(pair["value"]) for pair in document["kvs"]]
+    return [result["url"] for result in document.get("results", [document])]
 
 
 def _percentiles(loads: Sequence[Load]) -> list[tuple[float, float]]:
