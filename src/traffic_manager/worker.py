@@ -41,6 +41,7 @@ from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.registry import Registry
 from traffic_manager.routing.resolver import Resolver
+from traffic_manager.routing.unknown_names import UnknownNames
 from traffic_manager.routing.urls import UrlPolicy
 from traffic_manager.routing.watchers import Watchers
 
@@ -65,7 +66,8 @@ class Worker:
         self._metrics = metrics
         self._database = open_database(settings.db, counters_of(metrics))
         store = SqlStore(self._database)
-        self._mirror = Mirror(settings.app.mirror_max_routes)
+        self._mirror = Mirror(settings.app.mirror_max_routes, settings.cache.negative_ttl)
+        self._unknown_names = UnknownNames(settings.app.unknown_names_per_second)
         feed = SqlFeed(self._database, metrics.tm_bad_row_total.inc, listens=True)
         self._watchers = Watchers(settings.watch.limit)
         keyring = _keyring(settings)
@@ -78,9 +80,13 @@ class Worker:
         self._registry = Registry(store, self._committed)
         self._health = Health(self._checks())
         self._system = SystemMetrics(metrics, self._sources(), interval_s=_PROBE_EVERY_S)
+        self._evictions = _Growth(metrics.tm_mirror_evictions_total.inc)
+        self._refusals = _Growth(metrics.tm_unknown_names_refused_total.inc)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exit_code = 0
-        resolver = Resolver(self._mirror, self._follower, self._route_cache(), store, self._reads)
+        resolver = Resolver(
+            self._mirror, self._follower, self._route_cache(), store, self._reads, self._unknown_names
+        )
         parts = Parts(
             settings=settings,
             metrics=metrics,
@@ -174,6 +180,7 @@ class Worker:
             DATABASE: self._check_database,
             "cache": self._check_cache if self._redis else not_configured,
             "kafka": self._outbox.check if self._outbox else not_configured,
+            "mirror": self._check_mirror,
         }
 
     def _check_database(self) -> CheckResult:
@@ -196,6 +203,17 @@ class Worker:
             return CheckResult(CheckStatus.DEGRADED, "Redis does not answer; reads do without it")
         return CheckResult(CheckStatus.HEALTHY, "Cache is accessible")
 
+    def _check_mirror(self) -> CheckResult:
+        mirror = self._mirror
+        if mirror.head is None:
+            return CheckResult(CheckStatus.DEGRADED, "not synchronised yet; the database answers")
+        if not mirror.max_routes:
+            return CheckResult(CheckStatus.DISABLED, "holds no routes (MIRROR_MAX_ROUTES=0)")
+        if mirror.is_complete:
+            return CheckResult(CheckStatus.HEALTHY, f"complete: all {len(mirror)} active routes")
+        held = f"bounded: {len(mirror)} of {mirror.active_routes} active routes"
+        return CheckResult(CheckStatus.HEALTHY, f"{held}; MIRROR_MAX_ROUTES={mirror.max_routes}")
+
     def _sources(self) -> dict[str, Source]:
         sources = {"health": self._health.probe, "pool": self._measure_pool, "mirror": self._measure_mirror}
         return sources | ({"outbox": self._measure_outbox} if self._outbox else {})
@@ -211,6 +229,10 @@ class Worker:
         self._metrics.tm_head_revision.set(max(self._follower.head_revision, self._mirror.applied))
         self._metrics.tm_mirror_routes.set(len(self._mirror))
         self._metrics.tm_watchers.set(len(self._watchers))
+        self._metrics.tm_mirror_complete.set(self._mirror.is_complete)
+        self._metrics.tm_active_routes.set(self._mirror.active_routes)
+        self._evictions.count(self._mirror.recent.evictions)
+        self._refusals.count(self._unknown_names.refusals)
         staleness_s = self._follower.staleness_s()
         if staleness_s is not None:
             self._metrics.tm_staleness_seconds.set(staleness_s)
@@ -241,6 +263,19 @@ def _log_failure(task: asyncio.Task[None]) -> None:
 def counters_of(metrics: Metrics) -> Counters:
     """Return what the database's pool counts into."""
     return Counters(metrics.db_queries_total.inc, metrics.db_connection_errors_total.inc)
+
+
+class _Growth:
+    """Counts by how much a number of ours has grown: adding one to a metric costs more than a resolve."""
+
+    def __init__(self, add: Callable[[float], None]) -> None:
+        self._add = add
+        self._counted = 0
+
+    def count(self, total: int) -> None:
+        """Add what is above the last *total*."""
+        self._add(total - self._counted)
+        self._counted = total
 
 
 class _FollowerMetrics:

@@ -128,7 +128,7 @@ class Twins:
             "settings": load_settings(env_file=None),
             "mirror": self.mirror,
             "follower": follower,
-            "resolver": Resolver(self.mirror, follower, nothing, nothing, nothing),
+            "resolver": Resolver(self.mirror, follower, nothing, nothing, nothing, nothing),
             "gate": Gate(None),
         }
         parts = Parts(**{**dict.fromkeys((part.name for part in fields(Parts)), nothing), **needed})

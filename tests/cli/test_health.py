@@ -18,7 +18,7 @@ def test_ready_server_shows_its_checks(tm: CommandLine) -> None:
 
 def test_json_is_the_document_of_the_api(tm: CommandLine) -> None:
     found = tm("health", "-o", "json").document
-    assert (found["status"], set(found["checks"])) == ("ready", {"database", "cache", "kafka"})
+    assert (found["status"], set(found["checks"])) == ("ready", {"database", "cache", "kafka", "mirror"})
 
 
 def test_server_that_is_about_to_end_is_not_ready(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.model import Position, RouteKey
 from traffic_manager.routing.ports import Entry
 from traffic_manager.routing.resolver import Resolver
+from traffic_manager.routing.unknown_names import UnknownNames
 from traffic_manager.routing.watchers import Watchers
 
 A, B, C, NOWHERE = (a_key(service) for service in ("a", "b", "c", "nowhere"))
@@ -47,7 +48,7 @@ class Reading:
         self.mirror = Mirror(max_routes)
         self.follower = Follower(store, self.mirror, Events(), Watchers(100))
         self.reads = Bulkhead("read", 8, 5.0)
-        self.single = Resolver(self.mirror, self.follower, None, store, self.reads)
+        self.single = Resolver(self.mirror, self.follower, None, store, self.reads, UnknownNames(1000))
         self.batch = BatchResolver(self.single, self.mirror, self.follower, store, self.reads)
 
     async def urls(self, *keys: RouteKey, **how: object) -> list[str | None]:

@@ -67,6 +67,7 @@ from traffic_manager.routing.ports import (
 )
 from traffic_manager.routing.registry import Registry
 from traffic_manager.routing.resolver import Answer, Resolver
+from traffic_manager.routing.unknown_names import UnknownNames
 from traffic_manager.routing.watchers import Watchers
 
 Result = TypeVar("Result")
@@ -165,6 +166,8 @@ class SteppedFeed:
         if not self._is_closing:
             self._may_go.clear()
             self._loop.call_soon_threadsafe(self.stepped.set)
+        if self._is_closing:  # it may have begun in between
+            self._may_go.set()
 
     def gap(self) -> None:
         raise AssertionError("the log has no gap")
@@ -199,12 +202,12 @@ class Worker:
 
 @dataclass(eq=False)
 class SlowRead:
-    """A read that waits for the database."""
+    """A read that waits for the database, until it and the look-up that it may have joined are released."""
 
     worker: Worker
     key: RouteKey
     task: asyncio.Task[None]
-    release: threading.Event
+    releases: list[threading.Event]
 
 
 keys = st.sampled_from(KEYS[:2])
@@ -258,6 +261,7 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
         self.revision = 0
         self.outages = 0
         self.slow: list[SlowRead] = []
+        self.held: dict[object, threading.Event] = {}  # what releases each look-up that is shared and slow
         self.epoch8 = self.store.look_up([]).head.epoch8
         self.open_workers: list[Worker] = []
         self.workers = [self.run(self.new_worker()) for _ in range(2)]
@@ -281,7 +285,7 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
         feed = SteppedFeed(self.make_feed(), self.store, self.loop)
         follower = Follower(feed, mirror, feed, Watchers(100))
         reads = Bulkhead("read", MOST_SLOW_READS + 2, 5.0)
-        resolver = Resolver(mirror, follower, self.cache, self.store, reads)
+        resolver = Resolver(mirror, follower, self.cache, self.store, reads, UnknownNames(1_000_000))
         worker = Worker(mirror, follower, feed, reads, resolver, Registry(self.store, follower.wake))
         self.open_workers.append(worker)
         follower.start()
@@ -302,7 +306,7 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for read in self.slow:
-            read.release.set()
+            self.release(read)
         results = self.run(self.gather(*(read.task for read in self.slow)))
         self.run(self.gather(*map(self.close_worker, self.open_workers)))
         self.run(self.loop.shutdown_default_executor())
@@ -318,8 +322,12 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
     def settle(self, read: SlowRead) -> None:
         """Let a slow read end."""
         self.slow.remove(read)
-        read.release.set()
+        self.release(read)
         self.run(self.finished(read.task))
+
+    def release(self, read: SlowRead) -> None:
+        for release in read.releases:
+            release.set()
 
     async def finished(self, task: asyncio.Task[None]) -> None:
         await task
@@ -513,12 +521,12 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
 
     async def read_or_join(self, worker: Worker, key: RouteKey, is_strong: bool, token: int | None) -> None:
         task = self.loop.create_task(self.ask(worker, key, is_strong, token))
-        ahead = [read for read in self.slow if read.worker is worker and read.key == key]
-        done, _ = await asyncio.wait({task}, timeout=0.03 if ahead else None)
-        if done:
+        joined = self.held.get(worker.resolver._flights.get(key))
+        await asyncio.wait({task}, timeout=0.03 if joined else None)
+        if task.done() or joined is None:
             await task
         else:
-            self.slow.append(SlowRead(worker, key, task, ahead[0].release))
+            self.slow.append(SlowRead(worker, key, task, [joined]))
 
     async def begin_read(self, worker: Worker, key: RouteKey, is_strong: bool, token: int | None) -> None:
         held = asyncio.Event()
@@ -527,18 +535,19 @@ class ReadsNeverGoBack(RuleBasedStateMachine):
         self.store.hold_next = release
         task = self.loop.create_task(self.ask(worker, key, is_strong, token))
         waiting = self.loop.create_task(held.wait())
-        ahead = any(read.worker is worker and read.key == key for read in self.slow)
+        joined = self.held.get(worker.resolver._flights.get(key))
         await asyncio.wait(
-            {task, waiting}, return_when=asyncio.FIRST_COMPLETED, timeout=0.03 if ahead else None
+            {task, waiting}, return_when=asyncio.FIRST_COMPLETED, timeout=0.03 if joined else None
         )
         waiting.cancel()
         self.store.hold_next = None
         if task.done():
             await task
-        else:
-            if not held.is_set():  # it joined a slow read
-                release = next(r.release for r in self.slow if r.worker is worker and r.key == key)
-            self.slow.append(SlowRead(worker, key, task, release))
+            return
+        flight = worker.resolver._flights.get(key)
+        if flight is not None:
+            self.held.setdefault(flight, release)
+        self.slow.append(SlowRead(worker, key, task, [release, joined] if joined else [release]))
 
     def in_loop(self, call: Callable[[], object]) -> None:
         self.loop.call_soon_threadsafe(call)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -27,14 +28,15 @@ from tests.routing.builders import (
 from tests.routing.memory_cache import MemoryCache
 from tests.routing.memory_store import MemoryStore
 from tests.routing.test_follower import Events, until
-from traffic_manager.errors import EpochMismatch, NotYetReached, SourceUnavailable
+from traffic_manager.errors import Busy, EpochMismatch, NotYetReached, SourceUnavailable
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.model import Position, RouteKey
 from traffic_manager.routing.operations import Operation
-from traffic_manager.routing.ports import CachedRoute, Entry
+from traffic_manager.routing.ports import CachedRoute, Entry, Slice
 from traffic_manager.routing.resolver import Answer, Resolver, Source
+from traffic_manager.routing.unknown_names import UnknownNames
 from traffic_manager.routing.watchers import Watchers
 
 EPOCH8 = EPOCH[:8]
@@ -62,7 +64,7 @@ class Reading:
 
 @asynccontextmanager
 async def reading(
-    store: MemoryStore, *, max_routes: int = 100, synchronised: bool = True
+    store: MemoryStore, *, max_routes: int = 100, synchronised: bool = True, unknown_names: int = 1000
 ) -> AsyncIterator[Reading]:
     """Run a resolver over *store*. Not synchronised: its follower never starts."""
     mirror, cache, reads = Mirror(max_routes), MemoryCache(), Bulkhead("read", 8, 5.0)
@@ -71,7 +73,8 @@ async def reading(
         follower.start()
         await until(lambda: follower.staleness_s() is not None)
     try:
-        yield Reading(store, cache, mirror, follower, Resolver(mirror, follower, cache, store, reads))
+        resolver = Resolver(mirror, follower, cache, store, reads, UnknownNames(unknown_names))
+        yield Reading(store, cache, mirror, follower, resolver)
     finally:
         await asyncio.to_thread(follower.stop)
         reads.close()
@@ -410,3 +413,123 @@ async def test_database_with_another_history_is_answered_as_it_is_and_followed()
         answer = await r.resolve(is_strong=True)
         assert (answer.epoch8, answer.entry) == (OTHER_EPOCH[:8], Entry(URL, 1))
         await until(lambda: r.mirror.head and r.mirror.head.epoch == OTHER_EPOCH)
+
+
+# -- a bounded mirror
+
+
+@on_a_loop
+async def test_bounded_mirror_answers_what_it_holds_from_memory_and_looks_up_the_rest_once() -> None:
+    store = MemoryStore()
+    commit(store, *(create(a_key(service)) for service in "abc"))
+    async with reading(store, max_routes=2) as r:
+        r.cache.is_away = True
+        held = [s for s in "abc" if r.resolver.from_memory(a_key(s))]
+        [missing] = set("abc") - set(held)
+        answers = [await r.resolve(a_key(missing)) for _ in range(2)]
+        assert [a.source for a in answers] == [Source.MISS, Source.HIT]
+        assert (store.reads, len(r.mirror)) == (1, 2)
+
+
+@on_a_loop
+async def test_name_without_a_route_is_remembered_by_a_bounded_mirror_until_it_is_created() -> None:
+    store = MemoryStore()
+    commit(store, *(create(a_key(service)) for service in "abc"))
+    async with reading(store, max_routes=2) as r:
+        answers = [await r.resolve(a_key("d")) for _ in range(2)]
+        assert [a.source for a in answers] == [Source.MISS, Source.NEGATIVE]
+        commit(store, create(a_key("d")))
+        await r.followed()
+        answer = await r.resolve(a_key("d"))
+        assert (answer.entry, answer.source) == (Entry(URL, 4), Source.HIT)
+
+
+@on_a_loop
+async def test_failing_look_up_is_not_remembered_as_a_missing_route() -> None:
+    store = MemoryStore()
+    commit(store, *(create(a_key(service)) for service in "abc"))
+    async with reading(store, max_routes=1) as r:
+        [first, *_] = [s for s in "abc" if not r.resolver.from_memory(a_key(s))]
+        store.is_away = True
+        with pytest.raises(SourceUnavailable):
+            await r.resolve(a_key(first))
+        assert r.resolver.from_memory(a_key(first)) is None
+        store.is_away = False
+        assert (await r.resolve(a_key(first))).entry is not None
+
+
+@on_a_loop
+async def test_what_was_read_ahead_of_the_mirror_is_held_once_the_mirror_is_there() -> None:
+    store = MemoryStore()
+    commit(store, *(create(a_key(service)) for service in "abc"))
+    async with reading(store, max_routes=2) as r:
+        r.cache.is_away = True
+        await asyncio.to_thread(r.follower.stop)
+        commit(store, create(a_key("d")))
+        assert [(await r.resolve(a_key("d"))).as_of for _ in range(2)] == [4, 4]
+        r.mirror.apply(Slice(4, b"", store.log()[3:]))
+        assert r.resolver.from_memory(a_key("d")) == Answer(EPOCH8, 4, Entry(URL, 4), Source.HIT, ANY)
+        assert store.reads == 1
+
+
+@on_a_loop
+async def test_key_shown_ahead_of_the_mirror_makes_no_other_keys_value_refused() -> None:
+    store = MemoryStore()
+    keys = [a_key(f"s{n}") for n in range(20)]
+    commit(store, *(create(key) for key in keys))
+    async with reading(store, max_routes=0) as r:
+        for key in keys:
+            await r.resolve(key)
+        await asyncio.to_thread(r.follower.stop)
+        commit(store, put(keys[0], OTHER_URL))
+        assert (await r.resolve(keys[0], is_strong=True)).as_of == 21
+        reads = store.reads
+        answers = [await r.resolve(key) for key in keys]
+        assert {a.source for a in answers} == {Source.HIT}
+        assert store.reads == reads
+
+
+@on_a_loop
+async def test_look_up_of_a_history_that_was_left_meanwhile_is_made_again() -> None:
+    store = MemoryStore()
+    commit(store, create(), put(url=OTHER_URL))
+    async with reading(store, max_routes=0) as r:
+        slow = SlowReads(store)
+        read = asyncio.ensure_future(r.resolve(is_strong=True))
+        await slow.until_held(1)
+        slow.let_others_pass()
+        store.lose_changes_after(1)
+        await until(lambda: r.mirror.histories == 1)
+        slow.release()
+        answer = await read
+        assert (answer.as_of, answer.entry) == (1, Entry(URL, 1))
+
+
+# -- names that nobody has
+
+
+@on_a_loop
+async def test_only_so_many_names_without_a_route_are_looked_up() -> None:
+    store = MemoryStore()
+    commit(store, *(create(a_key(service)) for service in "abc"))
+    async with reading(store, max_routes=2, unknown_names=3) as r:
+        known = [a_key(s) for s in "abc" if r.resolver.from_memory(a_key(s))]
+        made_up = [r.resolve(a_key(f"x{n}")) for n in range(10)]
+        answers = await asyncio.gather(*made_up, return_exceptions=True)
+        assert [type(a) for a in answers] == [Answer] * 3 + [Busy] * 7
+        assert store.reads == 3
+        assert [(await r.resolve(key)).source for key in known] == [Source.HIT] * 2
+
+
+@on_a_loop
+async def test_names_of_routes_are_looked_up_without_limit() -> None:
+    store = MemoryStore()
+    keys = [a_key(f"s{n}") for n in range(10)]
+    commit(store, *(create(key) for key in keys))
+    async with reading(store, max_routes=1, unknown_names=1) as r:
+        r.cache.is_away = True
+        assert all([(await r.resolve(key)).entry for key in keys])
+        store.is_away = True
+        for key in keys[:5]:
+            with pytest.raises(SourceUnavailable, match="cannot be reached"):
+                await r.resolve(key)

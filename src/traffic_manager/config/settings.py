@@ -80,6 +80,11 @@ class AppSettings(Section):
         description="Up to this many routes the whole table is held in memory; of a larger one the recently "
         "used routes, with Redis, then the database behind them. 0 holds none.",
     )
+    unknown_names_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        500,
+        description="Where memory does not hold all routes: so many names without a route a worker looks up per "
+        "second; more are answered 503.",
+    )
     relay: Literal["embedded", "off"] = Field(
         "embedded",
         description="`embedded`: servers send events to Kafka; `off`: only `traffic-manager relay` does.",
@@ -260,7 +265,7 @@ class CacheSettings(Section):
         60, description="Seconds that Redis keeps a route."
     )
     negative_ttl: Annotated[int, Field(ge=1, le=86_400)] = Field(
-        10, description='Seconds that Redis keeps "no such route".'
+        10, description='Seconds that Redis and a bounded mirror keep "no such route".'
     )
 
 

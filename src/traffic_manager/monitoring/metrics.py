@@ -190,6 +190,16 @@ class Metrics:
             "tm_staleness_seconds", "Longest time since a worker was known to be at the head.", "livemax"
         )
         self.tm_mirror_routes = self._gauge("tm_mirror_routes", "Routes in the largest mirror.", "livemax")
+        self.tm_mirror_complete = self._gauge(
+            "tm_mirror_complete", "1 if every worker holds all active routes.", "livemin"
+        )
+        self.tm_mirror_evictions_total = self._counter(
+            "tm_mirror_evictions_total", "Routes that a bounded mirror has dropped for others."
+        )
+        self.tm_active_routes = self._gauge("tm_active_routes", "Active routes, held or not.", "livemax")
+        self.tm_unknown_names_refused_total = self._counter(
+            "tm_unknown_names_refused_total", "Resolves refused after too many names without a route."
+        )
         self.tm_follower_polls_total = self._counter(
             "tm_follower_polls_total", "Polls for changes.", outcome=PollOutcome
         )

@@ -32,6 +32,7 @@ class Mirror:
         self.max_routes = max_routes
         self.is_complete = False  # True if a key that is not in `entries` has no active route
         self.head: Head | None = None  # of the history applied so far; None before the first synchronisation
+        self.histories = 0  # how often another history took the place of the one followed before
         self.applied = 0
         self.chain = b""
         self.entries: MutableMapping[str, Entry] = {}  # all active routes while complete
@@ -64,6 +65,7 @@ class Mirror:
         was shown may never have been."""
         if self.head is not None and self.head.epoch != table.head.epoch:
             is_other_history = True
+        self.histories += is_other_history
         self.shown = {} if is_other_history or table.head.revision < self.applied else self.shown
         self.head = table.head
         self.applied = table.head.revision

@@ -16,12 +16,17 @@ from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.model import Position, RouteKey
 from traffic_manager.routing.ports import CachedRoute, Entry, Head, RouteCache, RouteStore, Sighting
+from traffic_manager.routing.unknown_names import UnknownNames
 
 # How long a read waits for the mirror to come up to a revision before it asks the database.
 CATCH_UP_S = 0.1
 # A fill is refused only if something later became known meanwhile; a second one can hardly meet that again.
 FILL_ATTEMPTS = 4
 _MAX_PENDING_PUTS = 256
+
+
+# What the database said, and which history the mirror followed when it was asked.
+Fill = tuple[int, Sighting]
 
 
 class Source(StrEnum):
@@ -45,17 +50,25 @@ class Answer:
 
 
 class Resolver:
-    """Answers from *mirror*, *cache* (None: not configured) and *store*. For one event loop."""
+    """Answers from *mirror*, *cache* (None: not configured) and *store*, which is asked for names that have no
+    route no more often than *unknown_names* allows. For one event loop."""
 
     def __init__(
-        self, mirror: Mirror, follower: Follower, cache: RouteCache | None, store: RouteStore, reads: Bulkhead
+        self,
+        mirror: Mirror,
+        follower: Follower,
+        cache: RouteCache | None,
+        store: RouteStore,
+        reads: Bulkhead,
+        unknown_names: UnknownNames,
     ) -> None:
         self._mirror = mirror
         self._follower = follower
         self._cache = cache
         self._store = store
         self._reads = reads
-        self._flights: dict[RouteKey, asyncio.Task[Sighting]] = {}
+        self._unknown_names = unknown_names
+        self._flights: dict[RouteKey, asyncio.Task[Fill]] = {}
         self._puts: set[asyncio.Task[None]] = set()
 
     async def resolve(
@@ -115,13 +128,16 @@ class Resolver:
     async def _read(
         self,
         key: RouteKey,
-        look_up: Callable[[RouteKey], Awaitable[Sighting]],
+        look_up: Callable[[RouteKey], Awaitable[Fill]],
         at_least: Position | None = None,
     ) -> Answer:
         """Return the newer of what the database says and what the mirror knows, never below *at_least*. Asks
-        again if something later was shown meanwhile: a slow read must not go back behind a quick one."""
+        again if something later was shown meanwhile: a slow read must not go back behind a quick one, nor bring
+        back a history that was left meanwhile."""
         for _ in range(FILL_ATTEMPTS):
-            sighting = await look_up(key)
+            history, sighting = await look_up(key)
+            if history != self._mirror.histories:
+                continue
             if at_least is not None:
                 sighting.head.check_reached(at_least)
             head = self._mirror.head
@@ -137,20 +153,33 @@ class Resolver:
                 return self._shown(key, sighting)
         raise SourceUnavailable("the route changes faster than it can be read")
 
-    async def _join_flight(self, key: RouteKey) -> Sighting:
+    async def _join_flight(self, key: RouteKey) -> Fill:
         """Read the database once for all who ask for *key* at the same time."""
         flight = self._flights.get(key)
         if flight is None:
-            flight = asyncio.get_running_loop().create_task(self._look_up(key))
+            self._unknown_names.take()
+            flight = asyncio.get_running_loop().create_task(self._look_up_miss(key))
             self._flights[key] = flight
             flight.add_done_callback(lambda _: self._flights.pop(key, None))
         return await asyncio.shield(flight)
 
-    async def _look_up(self, key: RouteKey) -> Sighting:
+    async def _look_up_miss(self, key: RouteKey) -> Fill:
+        """Look up a key of which nothing is known here: it may be one of a flood of made-up names."""
+        is_made_up = False
+        try:
+            fill = await self._look_up(key)
+            is_made_up = active_entry(fill[1], key) is None
+        finally:
+            if not is_made_up:
+                self._unknown_names.give_back()
+        return fill
+
+    async def _look_up(self, key: RouteKey) -> Fill:
+        history = self._mirror.histories
         sighting = await self._reads.run(lambda: self._store.look_up([key]))
         if self._cache and not self._mirror.is_complete:
             self._in_background(self._cache.put(key, _cached(key, sighting)))
-        return sighting
+        return history, sighting
 
     def _shown(self, key: RouteKey, sighting: Sighting) -> Answer:
         """Return what was accepted as an answer: it is true at the applied revision, too."""

@@ -1,0 +1,415 @@
+"""A mirror that is at times complete and at times bounded, against a model that remembers every history: whatever
+is dropped, delayed, forgotten, restored or brought back in whatever order, every answer is the state of its key at
+its revision, and no worker's answers for a key go back.
+
+One thread, and every reply of database and Redis arrives when the test says so. The real mirror, follower and
+resolver run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import pytest
+import structlog
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from tests.routing.builders import OTHER_URL, URL, a_key, activate, commit, deactivate, delete, put
+from tests.routing.memory_cache import MemoryCache
+from tests.routing.memory_store import MemoryStore
+from tests.routing.test_follower import Events
+from traffic_manager.errors import BatchFailed, EpochMismatch, NotYetReached, SourceUnavailable
+from traffic_manager.routing import follower as follower_module
+from traffic_manager.routing import mirror as mirror_module
+from traffic_manager.routing import recent as recent_module
+from traffic_manager.routing.bulkhead import Bulkhead
+from traffic_manager.routing.follower import Follower
+from traffic_manager.routing.mirror import Mirror
+from traffic_manager.routing.model import Position, RouteKey
+from traffic_manager.routing.operations import Operation
+from traffic_manager.routing.ports import CachedRoute, Entry, Sighting
+from traffic_manager.routing.resolver import Answer, Resolver
+from traffic_manager.routing.unknown_names import UnknownNames
+from traffic_manager.routing.watchers import Watchers
+
+MAX_ROUTES = 2
+WINDOW = 3
+KEYS = [a_key(service) for service in "abcd"]
+ABSENCE_TTL_S = 10.0
+Result = TypeVar("Result")
+
+
+class Post:
+    """Replies on their way. While *is_slow*, a reply waits until it is delivered."""
+
+    def __init__(self) -> None:
+        self.is_slow = False
+        self.waiting: list[asyncio.Future[None]] = []
+
+    async def carry(self, reply: Result) -> Result:
+        if self.is_slow:
+            arrival = asyncio.get_running_loop().create_future()
+            self.waiting.append(arrival)
+            await arrival
+        return reply
+
+
+class SlowReads(Bulkhead):
+    """Does the work at once, on this thread; the result arrives by *post*."""
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        return await self._post.carry(work())
+
+
+class SlowCache(MemoryCache):
+    """Finds and keeps at once or later, by *post*: what is kept late may put an old value over a newer one."""
+
+    def __init__(self, post: Post) -> None:
+        super().__init__()
+        self._post = post
+
+    async def get(self, key: RouteKey) -> CachedRoute | None:
+        return await self._post.carry(await super().get(key))
+
+    async def put(self, key: RouteKey, entry: CachedRoute) -> None:
+        await self._post.carry(None)
+        await super().put(key, entry)
+
+    def expire(self, key: RouteKey) -> None:
+        """Forget one entry."""
+        self.restore({k: entry for k, entry in self.image().items() if k != key})
+
+
+class SteppedFollower(Follower):
+    """A follower that does a step when it is told to, on the event loop's own thread."""
+
+    def step(self) -> bool:
+        """Follow up to the head; return False if the database is away."""
+        return self._try_to_catch_up()
+
+    def _on_loop(self, work: Callable[[], None]) -> None:
+        work()
+
+    async def reached(self, revision: int, timeout_s: float) -> bool:
+        """Return at once whether the mirror is there."""
+        return self._mirror.applied >= revision
+
+
+# A place in the course of all histories: a later epoch is after an earlier one, whatever the revisions.
+Place = tuple[int, int]
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker's parts, and the newest place at which it answered for each key."""
+
+    mirror: Mirror
+    follower: SteppedFollower
+    resolver: Resolver
+    floors: dict[RouteKey, Place] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a read was asked for, and when."""
+
+    at: Place
+    is_strong: bool
+    token: Position | None
+    outages: int
+
+
+keys = st.sampled_from(KEYS)
+workers = st.integers(0, 1)
+slow = st.booleans()
+
+
+def operations() -> st.SearchStrategy[Operation]:
+    """Draw a wish for one route; creations are frequent enough for the table to outgrow the mirror."""
+    return st.one_of(
+        st.builds(
+            put, keys, st.sampled_from([URL, OTHER_URL]), is_active=st.sampled_from([None, True, False])
+        ),
+        st.builds(put, keys, st.sampled_from([URL, OTHER_URL])),
+        st.builds(lambda key, wish: wish(key), keys, st.sampled_from([activate, deactivate, delete, delete])),
+    )
+
+
+class BoundedMirror(RuleBasedStateMachine):
+    """The machine. Its model is the state of each key at each revision of each history."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.post = Post()
+        self.store = MemoryStore(epoch=_epoch(1))
+        self.cache = SlowCache(self.post)
+        self.image: Mapping[RouteKey, CachedRoute] = {}
+        self.past: list[dict[RouteKey, list[tuple[int, Entry | None]]]] = [{key: [(0, None)] for key in KEYS}]
+        self.outages = 0
+        self.now_s = 100.0
+        self.reads: list[asyncio.Task[None]] = []
+        self.workers = [self.new_worker(), self.new_worker()]
+
+    def new_worker(self) -> Worker:
+        mirror = Mirror(MAX_ROUTES, ABSENCE_TTL_S)
+        follower = SteppedFollower(self.store, mirror, Events(), Watchers(10))
+        reads, unknown = SlowReads(self.post), UnknownNames(1_000_000)
+        return Worker(mirror, follower, Resolver(mirror, follower, self.cache, self.store, reads, unknown))
+
+    def teardown(self) -> None:
+        for _ in range(3):  # what is delivered may ask again
+            self.deliver_all()
+        still_waiting = [read for read in self.reads if not read.done()]
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+        assert not still_waiting
+
+    # -- what may happen
+
+    @rule(operation=operations())
+    def write(self, operation: Operation) -> None:
+        if self.store.is_away:
+            return
+        try:
+            [outcome] = commit(self.store, operation)
+        except BatchFailed:
+            return  # there is no such route
+        if outcome.action:
+            route = outcome.route
+            entry = Entry(route.url, outcome.revision) if route and route.is_active else None
+            self.past[-1][operation.key].append((outcome.revision, entry))
+
+    @rule(worker=workers)
+    def follow(self, worker: int) -> None:
+        is_well = self.workers[worker].follower.step()
+        assert is_well != self.store.is_away
+        if is_well:
+            assert self.workers[worker].mirror.applied == self.store.head.revision
+
+    @rule(operation=operations(), worker=workers)
+    def write_and_follow(self, operation: Operation, worker: int) -> None:
+        self.write(operation)
+        self.follow(worker)
+
+    @rule(worker=workers, key=keys)
+    def answer_from_memory(self, worker: int, key: RouteKey) -> None:
+        answer = self.workers[worker].resolver.from_memory(key)
+        if answer:
+            self.check(self.workers[worker], key, answer)
+
+    @rule(worker=workers, key=keys, is_slow=slow)
+    def resolve(self, worker: int, key: RouteKey, is_slow: bool) -> None:
+        self.read(self.workers[worker], key, is_slow=is_slow)
+
+    @rule(worker=workers, key=keys, is_slow=slow)
+    def resolve_strongly(self, worker: int, key: RouteKey, is_slow: bool) -> None:
+        self.read(self.workers[worker], key, is_slow=is_slow, is_strong=True)
+
+    @rule(worker=workers, key=keys, is_slow=slow, behind=st.integers(-1, 3))
+    def resolve_with_token(self, worker: int, key: RouteKey, is_slow: bool, behind: int) -> None:
+        head = self.store.head
+        token = Position(head.epoch8, max(0, head.revision - behind))
+        self.read(self.workers[worker], key, is_slow=is_slow, token=token)
+
+    @rule(worker=workers, key=keys, is_slow=slow)
+    def see(self, worker: int, key: RouteKey, is_slow: bool) -> None:
+        """Somebody reads or writes the route itself, and the resolver is told what was seen."""
+        if not self.store.is_away:
+            with self.slowly(is_slow):
+                self.begin(self.tell(self.workers[worker], key, self.store.look_up([key])))
+
+    @rule(which=st.integers(0, 9))
+    def deliver(self, which: int) -> None:
+        if self.post.waiting:
+            self.post.waiting.pop(which % len(self.post.waiting)).set_result(None)
+            self.run_until_idle()
+
+    @rule()
+    def deliver_all(self) -> None:
+        while self.post.waiting:
+            self.deliver(0)
+
+    @rule(worker=workers, is_followed=st.booleans())
+    def restart(self, worker: int, is_followed: bool) -> None:
+        self.deliver_all()
+        self.workers[worker] = self.new_worker()
+        if is_followed:
+            self.follow(worker)
+
+    @rule(is_away=st.booleans())
+    def lose_or_find_database(self, is_away: bool) -> None:
+        self.outages += is_away
+        self.store.is_away = is_away
+
+    @rule(key=keys)
+    def expire_in_cache(self, key: RouteKey) -> None:
+        self.cache.expire(key)
+
+    @rule()
+    def flush_cache(self) -> None:
+        self.cache.flush()
+
+    @rule()
+    def save_cache(self) -> None:
+        self.image = self.cache.image()
+
+    @rule()
+    def restore_cache(self) -> None:
+        self.cache.restore(self.image)
+
+    @rule(seconds=st.sampled_from([ABSENCE_TTL_S / 2, ABSENCE_TTL_S * 2]))
+    def wait(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    @rule(lost=st.integers(0, 3))
+    def restore_database(self, lost: int) -> None:
+        """Go on from an older state of the database, as another history. Every worker has followed one by then."""
+        if self.store.is_away or any(worker.mirror.head is None for worker in self.workers):
+            return
+        revision = max(self.store.compacted_revision, self.store.head.revision - lost)
+        if not self.store.compacted_revision:
+            self.store.lose_changes_after(revision)
+        kept = self.store.head.revision
+        self.past.append(
+            {key: [(at, entry) for at, entry in past if at <= kept] for key, past in self.past[-1].items()}
+        )
+        self.store.begin_epoch(_epoch(len(self.past)))
+
+    @rule(behind=st.integers(0, 3))
+    def compact(self, behind: int) -> None:
+        upto = self.store.head.revision - behind
+        if upto > self.store.compacted_revision:
+            self.store.compact(upto)
+
+    # -- what must be
+
+    @invariant()
+    def the_mirror_stays_within_its_limit_and_counts_the_others(self) -> None:
+        for worker in self.workers:
+            mirror = worker.mirror
+            assert len(mirror) <= MAX_ROUTES
+            if mirror.head is not None:
+                active = [key for key in KEYS if self.state(key, (mirror.head.epoch_number, mirror.applied))]
+                assert mirror.active_routes == len(active)
+                assert not mirror.is_complete or len(mirror) == len(active)
+
+    def check(self, worker: Worker, key: RouteKey, answer: Answer) -> None:
+        """Hold what must be true of every answer in the moment in which it is given."""
+        place = _number(answer.epoch8), answer.as_of
+        assert place <= self.head, "no answer comes from the future"
+        assert answer.entry == self.state(key, place), "every answer is the state at its revision"
+        floor = worker.floors.get(key, (0, 0))
+        followed = worker.mirror.head.epoch_number if worker.mirror.head else 0
+        is_behind_fork = followed < floor[0]  # a read of the database met it before the follower
+        assert place >= floor or is_behind_fork, "no worker's answers for a key go back"
+        worker.floors[key] = max(place, floor)
+
+    @property
+    def head(self) -> Place:
+        return self.store.head.epoch_number, self.store.head.revision
+
+    def state(self, key: RouteKey, place: Place) -> Entry | None:
+        """Return the route of *key* at *place*, by the log."""
+        epoch_number, revision = place
+        return next(entry for at, entry in reversed(self.past[epoch_number - 1][key]) if at <= revision)
+
+    # -- how it is done
+
+    def read(
+        self,
+        worker: Worker,
+        key: RouteKey,
+        *,
+        is_slow: bool,
+        is_strong: bool = False,
+        token: Position | None = None,
+    ) -> None:
+        asked = Asked(self.head, is_strong, token, self.outages - self.store.is_away)
+        with self.slowly(is_slow):
+            self.begin(self.ask(worker, key, asked))
+
+    async def ask(self, worker: Worker, key: RouteKey, asked: Asked) -> None:
+        try:
+            answer = await worker.resolver.resolve(key, is_strong=asked.is_strong, at_least=asked.token)
+        except EpochMismatch:
+            assert asked.token is not None
+            assert self.head[0] > asked.at[0], "only a fork makes a token one of another history"
+        except NotYetReached:
+            assert asked.token is not None
+            assert asked.token.revision > asked.at[1] or self.head[0] > asked.at[0]
+        except SourceUnavailable:
+            assert self.outages > asked.outages, "only an outage is a reason to know nothing"
+        else:
+            self.check(worker, key, answer)
+            place = _number(answer.epoch8), answer.as_of
+            if asked.is_strong:
+                assert place >= asked.at, "a strong read sees what was there when it was asked for"
+            if asked.token:
+                assert place >= (_number(asked.token.epoch8), asked.token.revision)
+
+    async def tell(self, worker: Worker, key: RouteKey, sighting: Sighting) -> None:
+        sighting = await self.post.carry(sighting)
+        worker.resolver.saw(key, sighting)
+
+    @contextmanager
+    def slowly(self, is_slow: bool) -> Iterator[None]:
+        """Let replies to what is asked in the block wait for their delivery."""
+        self.post.is_slow = is_slow
+        yield
+        self.run_until_idle()
+        self.post.is_slow = False
+
+    def begin(self, work: object) -> None:
+        self.reads.append(self.loop.create_task(work))  # type: ignore[arg-type] # a coroutine
+
+    def run_until_idle(self) -> None:
+        """Let everything run that waits for no delivery; raise what failed."""
+        for _ in range(12):
+            self.loop.run_until_complete(asyncio.sleep(0))
+        for read in [read for read in self.reads if read.done()]:
+            self.reads.remove(read)
+            read.result()
+
+
+def _epoch(number: int) -> str:
+    return f"{number:08x}" + "0" * 24
+
+
+def _number(epoch8: str) -> int:
+    return int(epoch8, 16)
+
+
+@pytest.fixture
+def _steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror_module, "WINDOW_CHANGES", WINDOW)
+    monkeypatch.setattr(follower_module, "WINDOW_CHANGES", WINDOW)
+
+
+@pytest.mark.usefixtures("_steps")
+def test_no_answer_of_a_mirror_that_grows_and_shrinks_is_wrong_or_goes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Machine(BoundedMirror):
+        def __init__(self) -> None:
+            super().__init__()
+            monkeypatch.setattr(recent_module, "monotonic", lambda: self.now_s)
+
+    how = settings(
+        max_examples=200,
+        stateful_step_count=60,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.reuse, Phase.generate, Phase.shrink],
+    )
+    with structlog.testing.capture_logs():
+        run_state_machine_as_test(Machine, settings=how)
