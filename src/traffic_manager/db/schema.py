@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 # The Alembic revision that this program works with; a test holds it equal to the newest migration.
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 
 metadata = MetaData(
     naming_convention={"pk": "pk_%(table_name)s", "ix": "ix_%(table_name)s_%(column_0_N_name)s"}
@@ -94,4 +94,13 @@ api_keys = Table(
     Column("created_by", Text, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
+)
+
+events_set_aside = Table(
+    "events_set_aside",
+    metadata,
+    # Of the change whose event Kafka refused; the log has the rest.
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("reason", Text, nullable=False),
+    Column("set_aside_at", BigInteger, nullable=False),
 )
