@@ -137,3 +137,11 @@ def test_age_of_the_backlog_is_that_of_the_first_change_not_published(sql_engine
 @pytest.mark.parametrize("ttl_s", [PAST_S, LONG_S])
 def test_lease_that_nobody_took_over_may_still_publish(engine: Engine, ttl_s: float) -> None:
     assert engine.leases.publish(held(engine.leases, ttl_s=ttl_s), 3)
+
+
+def test_event_is_set_aside_by_the_holder_alone(engine: Engine) -> None:
+    old = held(engine.leases, ttl_s=PAST_S)
+    new = held(engine.leases, "b")
+    assert not engine.leases.set_aside(old, 7, "too large")
+    assert engine.leases.set_aside(new, 7, "too large")
+    assert engine.leases.set_aside(new, 7, "still too large"), "again, after a replay"

@@ -66,6 +66,7 @@ class FakeDatabase:
         self.epoch, self.epoch_number = EPOCH, 1
         self.published = 0
         self.checkpoints: list[int] = []
+        self.aside: dict[int, str] = {}
         self.is_away = False
         self.calls = 0
         self.on_publish: Callable[[int], None] = lambda revision: None
@@ -162,6 +163,14 @@ class FakeDatabase:
                 return False
             self.published = revision
             self.checkpoints.append(revision)
+            return True
+
+    def set_aside(self, lease: Lease, revision: int, reason: str) -> bool:
+        with self._lock:
+            self._answer()
+            if lease.token != self._token:
+                return False
+            self.aside[revision] = reason
             return True
 
     def release(self, lease: Lease) -> None:

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from tests.events.fakes import OTHER_EPOCH, Clock, FakeDatabase, FakeKafka, a_key
 from traffic_manager.events.delivery import Failure, KafkaUnavailable
 from traffic_manager.events.reader import ChangeReader, HistoryForked
-from traffic_manager.events.shift import PATIENCE_S, SILENCE_S, Shift
+from traffic_manager.events.shift import MOST_TRIES, PATIENCE_S, SILENCE_S, Shift
 from traffic_manager.events.tenure import TTL_S, LeaseLost, Tenure
 from traffic_manager.events.trouble import Trouble
 from traffic_manager.monitoring.metrics import Metrics
@@ -93,15 +93,6 @@ def test_the_checkpoint_never_covers_what_is_not_acknowledged(rig: Rig) -> None:
     assert rig.database.published == 0
 
 
-def test_the_checkpoint_covers_the_acknowledged_part_of_a_slice(rig: Rig) -> None:
-    rig.kafka.rejected = {2}
-    rig.database.change(a_key("a"), a_key("b"), a_key("c"))
-    rig.run(seconds=3)
-
-    assert sorted(rig.kafka.revisions) == [1, 3]
-    assert rig.database.published == 1
-
-
 def test_a_stream_of_single_changes_shares_checkpoints(rig: Rig) -> None:
     for _ in range(100):
         rig.database.change(a_key("a"))
@@ -120,21 +111,46 @@ def test_changes_of_other_kinds_move_the_checkpoint_without_an_event(rig: Rig) -
     assert rig.database.published == 1
 
 
-def test_a_rejected_event_blocks_loudly_and_is_not_lost(rig: Rig) -> None:
+def test_an_event_that_is_always_refused_is_set_aside_loudly_and_the_others_go_on(rig: Rig) -> None:
     rig.kafka.rejected = {2}
-    rig.database.change(a_key("a"), a_key("b"), a_key("c"))
+    rig.database.change(a_key("a"), a_key("b"), a_key("c"), a_key("b"))
     with capture_logs() as logs:
-        rig.run(seconds=10)
+        rig.run(seconds=5)
 
     errors = [line for line in logs if line["log_level"] == "error"]
-    assert [line["event"] for line in errors] == ["event_rejected"], "told once"
-    assert errors[0]["route"] == "team-a/payments/prod/b"
-    assert rig.count("kafka_events_failed_total") > 5, "counted each time"
+    assert [line["event"] for line in errors] == ["event_set_aside"]
+    assert (errors[0]["route"], errors[0]["revision"]) == ("team-a/payments/prod/b", 2)
+    assert sorted(rig.kafka.revisions) == [1, 3, 4]
+    assert (rig.database.published, rig.database.aside) == (4, {2: "too large"})
+    assert rig.count("kafka_events_failed_total") == MOST_TRIES + 1, "once in company, and alone"
 
-    rig.kafka.rejected.clear()
+
+def test_the_checkpoint_does_not_pass_an_event_that_is_still_tried(rig: Rig) -> None:
+    rig.kafka.rejected = {2}
+    rig.database.change(a_key("a"), a_key("b"), a_key("c"))
+    rig.run(until=lambda: 3 in rig.kafka.revisions and rig.database.published > 0)
+
+    assert (rig.database.published, rig.database.aside) == (1, {})
+
+
+def test_no_event_is_set_aside_for_its_company(rig: Rig) -> None:
+    rig.kafka.most_together = 1
+    rig.database.change(*(a_key(f"v{n}") for n in range(5)))
     rig.run(seconds=3)
-    assert sorted(rig.kafka.revisions) == [1, 2, 3]
-    assert rig.database.published == 3
+
+    assert sorted(rig.kafka.revisions) == [1, 2, 3, 4, 5]
+    assert rig.database.aside == {}
+
+
+def test_an_event_cannot_be_set_aside_by_one_who_has_lost_the_lease(rig: Rig) -> None:
+    rig.kafka.rejected = {1}
+    rig.database.change(a_key("a"))
+    rig.run(until=lambda: rig.count("kafka_events_failed_total") == MOST_TRIES)
+    rig.database._token += 1
+    with pytest.raises(LeaseLost):
+        rig.run(seconds=2)
+
+    assert (rig.database.published, rig.database.aside) == (0, {})
 
 
 def test_events_rejected_together_are_sent_one_by_one(rig: Rig) -> None:

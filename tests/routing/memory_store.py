@@ -81,6 +81,7 @@ class MemoryStore:
         self._log: dict[int, _Row] = {}
         self._routes: dict[RouteKey, Route] = {}
         self._leases: dict[str, _LeaseRow] = {}
+        self.aside: dict[int, str] = {}  # events that are set aside, and why
         self._state = threading.RLock()
         self._revision_lock = threading.Lock()
 
@@ -233,6 +234,13 @@ class MemoryStore:
             if row.lease.token != lease.token:
                 return False
             row.lease = replace(row.lease, published_revision=revision)
+            return True
+
+    def set_aside(self, lease: Lease, revision: int, reason: str) -> bool:
+        with self._answering():
+            if self._leases[lease.name].lease.token != lease.token:
+                return False
+            self.aside[revision] = reason
             return True
 
     def release(self, lease: Lease) -> None:

@@ -18,6 +18,11 @@ _PUBLISH = """update leases set published_revision = :revision
     where name = :name and holder = :holder and token = :token"""
 _RELEASE = "update leases set expires_at = 0 where name = :name and holder = :holder and token = :token"
 _PUBLISHED = "select published_revision from leases where name = :name"
+_SET_ASIDE = """insert into events_set_aside (revision, reason, set_aside_at)
+    select :revision, :reason, {now} from leases where name = :name and holder = :holder and token = :token
+    on conflict (revision) do update set reason = excluded.reason, set_aside_at = excluded.set_aside_at"""
+_COUNT_SET_ASIDE = "select count(*) from events_set_aside"
+_FORGET_SET_ASIDE = "delete from events_set_aside where revision >= :first and revision <= :last"
 # Served by the primary key of changes.
 _OCCURRED_AFTER = "select occurred_at from changes where revision > :revision order by revision limit 1"
 
@@ -45,6 +50,10 @@ class SqlLeases:
         """Record that all changes up to *revision* are published. False if the lease is no longer ours."""
         return self._run(_PUBLISH, lease, revision=revision)
 
+    def set_aside(self, lease: Lease, revision: int, reason: str) -> bool:
+        """Record that the event of *revision* cannot be published. False if the lease is no longer ours."""
+        return self._run(_SET_ASIDE.format(now=self._now), lease, revision=revision, reason=reason)
+
     def release(self, lease: Lease) -> None:
         """Let the next one have it at once."""
         self._run(_RELEASE, lease)
@@ -54,6 +63,17 @@ class SqlLeases:
         with self._database.reading() as session:
             row = session.row(_PUBLISHED, name=name)
         return int(row[0]) if row else 0
+
+    def events_set_aside(self) -> int:
+        """Return how many events are set aside."""
+        with self._database.reading() as session:
+            row = session.row(_COUNT_SET_ASIDE)
+        return int(row[0]) if row else 0
+
+    def forget_set_aside(self, first: int, last: int) -> None:
+        """Take note that the events of revisions *first* to *last* have been published after all."""
+        with self._database.writing() as session:
+            session.run(_FORGET_SET_ASIDE, first=first, last=last)
 
     def occurred_at_after(self, revision: int) -> int | None:
         """Return when the first change after *revision* was made, in microseconds; None if there is none."""

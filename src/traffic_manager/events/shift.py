@@ -28,7 +28,9 @@ SILENCE_S = 5.0
 PATIENCE_S = 30.0
 _WAIT_S = 0.1
 _NOT_READY_S = 0.05
-_REJECTED_S = 1.0
+_REJECTED_S = 0.2
+# So often alone is an event tried that Kafka refuses, before it is set aside and the others go on.
+MOST_TRIES = 3
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +61,7 @@ class Shift:
         self._wave_size: int | None = None
         self._published = self._done = 0
         self._checkpoint_at = self._heard_at = clock()
-        self._rejected: set[int] = set()
+        self._rejected: dict[int, int] = {}  # how often each was refused when it was sent alone
         self.began = clock()
         self.is_idle = False
 
@@ -162,23 +164,36 @@ class Shift:
     def _note(self, waves: Waves, delivery: Delivery) -> Failure | None:
         self._heard_at = self._clock()
         if delivery.failure:
-            self._note_failure(waves.give_back(delivery.revision), delivery.failure)
+            self._note_failure(waves, delivery.revision, delivery.failure)
             return delivery.failure
         action = waves.acknowledge(delivery.revision).action
         self._metrics.kafka_events_published_total.labels(action).inc()
         self._kafka.over()
         return None
 
-    def _note_failure(self, outgoing: Outgoing, failure: Failure) -> None:
-        """A rejected event blocks all later slices, rather than be lost: consumers could not know of it."""
-        self._count_failed(outgoing)
+    def _note_failure(self, waves: Waves, revision: int, failure: Failure) -> None:
+        if failure.is_rejection and self._has_had_its_tries(revision):
+            self._set_aside(waves, revision, failure)
+            return
+        self._count_failed(waves.give_back(revision))
         if failure.is_rejection:
             # One by one from here to the end of the slice: Kafka judges whole batches by their size.
             self._wave_size = 1
-        if failure.is_rejection and outgoing.revision not in self._rejected:
-            self._rejected.add(outgoing.revision)
-            route = outgoing.event.key.decode()
-            log.error("event_rejected", route=route, revision=outgoing.revision, reason=failure.reason)
+
+    def _has_had_its_tries(self, revision: int) -> bool:
+        """Return whether a refused event was sent alone often enough to be sure that it is the reason."""
+        if self._wave_size == 1:
+            self._rejected[revision] = self._rejected.get(revision, 0) + 1
+        return self._rejected.get(revision, 0) >= MOST_TRIES
+
+    def _set_aside(self, waves: Waves, revision: int, failure: Failure) -> None:
+        """Go on without an event: one that Kafka will never take must not keep all others from their readers.
+        First in the database, so that it is known there before the checkpoint can pass it."""
+        self._tenure.set_aside(revision, failure.reason)
+        outgoing = waves.acknowledge(revision)
+        self._count_failed(outgoing)
+        route = outgoing.event.key.decode()
+        log.error("event_set_aside", route=route, revision=revision, reason=failure.reason)
 
     def _mind_silence(self, waves: Waves, producer: EventProducer) -> None:
         silence_s = self._clock() - self._heard_at

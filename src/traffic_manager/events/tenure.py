@@ -51,6 +51,11 @@ class Tenure:
         if not self._leases.publish(self._lease, revision):
             raise LeaseLost("another took over: the checkpoint was refused")
 
+    def set_aside(self, revision: int, reason: str) -> None:
+        """Record that the event of *revision* is not published. Raises as `publish` does."""
+        if not self._leases.set_aside(self._lease, revision, reason):
+            raise LeaseLost("another took over: setting an event aside was refused")
+
     def end(self) -> None:
         """Let the next one have the lease at once. Raises SourceUnavailable; then it waits for the TTL."""
         self._leases.release(self._lease)

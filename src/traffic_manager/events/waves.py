@@ -62,7 +62,7 @@ class Waves:
         return wave
 
     def acknowledge(self, revision: int) -> Outgoing:
-        """Take note that Kafka has the event of *revision* for good."""
+        """Take note that Kafka has the event of *revision* for good, or never will."""
         outgoing = self._in_flight.pop(revision)
         del self._open[revision]
         queue = self._queues[outgoing.event.key]

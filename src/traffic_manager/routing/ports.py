@@ -310,6 +310,10 @@ class Leases(Protocol):
         """Record that all changes up to *revision* are published: further than before, or less far after a
         restore. False if the lease is no longer ours."""
 
+    def set_aside(self, lease: Lease, revision: int, reason: str) -> bool:
+        """Record that the event of *revision* cannot be published, and why. False if the lease is no longer
+        ours."""
+
     def release(self, lease: Lease) -> None:
         """Let the next one have it at once; nothing if it is no longer ours."""
 
