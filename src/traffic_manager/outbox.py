@@ -6,13 +6,18 @@ import os
 import socket
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
 from traffic_manager.config.settings import KafkaSettings
 from traffic_manager.db.feed import SqlFeed
 from traffic_manager.db.leases import SqlLeases
 from traffic_manager.db.pool import Database
+from traffic_manager.errors import StartRefused
 from traffic_manager.monitoring.health import CheckResult, CheckStatus
 from traffic_manager.monitoring.metrics import Metrics
+
+if TYPE_CHECKING:
+    from traffic_manager.events.replay import Replayed
 
 _PROBE_TIMEOUT_S = 1.0
 
@@ -29,14 +34,26 @@ class Outbox:
         self._leases = SqlLeases(database)
         self._metrics = metrics
         self._probe = KafkaProbe(settings)
-        feed = SqlFeed(database, metrics.tm_bad_row_total.inc)
+        self._feed = SqlFeed(database, metrics.tm_bad_row_total.inc)
+        self._connect = partial(KafkaProducer, settings)
         holder = f"{socket.gethostname()}:{os.getpid()}"
-        self._relay = Relay(self._leases, feed, partial(KafkaProducer, settings), metrics, holder)
+        self._relay = Relay(self._leases, self._feed, self._connect, metrics, holder)
         self.wake = self._relay.wake
 
     def start_relay(self) -> None:
         """Begin to send, or to wait for whoever sends now."""
         self._relay.start()
+
+    def replay(self, first: int) -> Replayed:
+        """Send the events from revision *first* on again, beside whoever relays. Not after `start_relay`. Raises
+        StartRefused, SourceUnavailable."""
+        from traffic_manager.events.delivery import KafkaUnavailable
+        from traffic_manager.events.replay import replay
+
+        try:
+            return replay(self._feed, self._leases, self._connect, self._metrics, first)
+        except KafkaUnavailable as away:
+            raise StartRefused(f"KAFKA_BOOTSTRAP_SERVERS: Kafka does not take events: {away}") from away
 
     def close(self) -> None:
         """Finish what is in flight, let the next one have the lease, and disconnect."""
@@ -50,6 +67,7 @@ class Outbox:
         found = backlog(self._leases, head_revision, time.time)
         self._metrics.tm_outbox_lag_events.set(found.events)
         self._metrics.tm_outbox_lag_seconds.set(found.age_s)
+        self._metrics.tm_events_set_aside.set(self._leases.events_set_aside())
 
     def check(self) -> CheckResult:
         """Return how Kafka is, for health; sets the gauge of it too."""

@@ -23,7 +23,7 @@ def sections() -> dict[str, str]:
 def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:  # Any: typer's vendored click
     """Yield every command that does something, with its full name."""
     children = getattr(command, "commands", None)
-    if children is None:
+    if children is None or command.invoke_without_command:
         yield path, command
     for name, child in (children or {}).items():
         yield from commands(child, f"{path} {name}")

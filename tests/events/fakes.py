@@ -173,6 +173,12 @@ class FakeDatabase:
             self.aside[revision] = reason
             return True
 
+    def set_aside_from(self, revision: int) -> Sequence[int]:
+        return sorted(r for r in self.aside if r >= revision)
+
+    def forget_set_aside(self, revision: int) -> None:
+        del self.aside[revision]
+
     def release(self, lease: Lease) -> None:
         with self._lock:
             self._answer()

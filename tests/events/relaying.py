@@ -13,6 +13,7 @@ from tests.events.waiting import eventually
 from traffic_manager.config.settings import KafkaSettings
 from traffic_manager.events.kafka_producer import KafkaProducer
 from traffic_manager.events.relay import Relay
+from traffic_manager.events.replay import Replayed, replay
 from traffic_manager.monitoring.metrics import Metrics
 
 
@@ -40,6 +41,12 @@ class Line:
             yield relay
         finally:
             relay.stop()
+
+    def replay(self, first: int) -> Replayed:
+        """Send the events from revision *first* on again."""
+        return replay(
+            self.database, self.database, partial(KafkaProducer, self.settings), self.metrics, first
+        )
 
     def is_published_in(self, timeout_s: float) -> bool:
         """Wait until all changes are published, by the checkpoint."""

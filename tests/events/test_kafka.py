@@ -22,6 +22,7 @@ from tests.events.waiting import eventually
 from tests.servers import KafkaServer
 from traffic_manager.events.delivery import KafkaUnavailable
 from traffic_manager.events.kafka_probe import KafkaProbe
+from traffic_manager.events.replay import Replayed
 
 pytestmark = pytest.mark.servers
 
@@ -97,18 +98,21 @@ def partitions_of(line: Line, kafka: KafkaServer) -> dict[int, object]:
     return dict(topics[line.settings.route_events_topic].partitions)
 
 
-def test_an_event_too_large_for_the_topic_blocks_loudly_until_the_topic_takes_it(
+def test_events_too_large_for_the_topic_are_set_aside_and_replayed_when_it_takes_them(
     line: Line, kafka: KafkaServer
 ) -> None:
     kafka.create_topic(line.settings.route_events_topic)
     limit_messages(line, kafka, size_bytes=200)
     line.database.change(*KEYS[:3])
-    with capture_logs() as logs, line.relaying():
-        assert eventually(lambda: "event_rejected" in [entry["event"] for entry in logs], timeout_s=20)
-        assert line.database.published == 0
-        limit_messages(line, kafka, size_bytes=1_000_000)
-        assert line.is_published_in(20)
+    with line.relaying():
+        assert line.is_published_in(30)
+    assert set(line.database.aside) == {1, 2, 3}
+    limit_messages(line, kafka, size_bytes=1_000_000)
+    assert line.replay(first=2) == Replayed(3, [])
+    assert set(line.database.aside) == {1}
+    line.replay(first=1)
 
+    assert line.database.aside == {}
     assert line.is_told_by(line.records())
 
 

@@ -21,7 +21,10 @@ def register(app: typer.Typer) -> None:
     """Add the server's commands to *app*."""
     app.command()(serve)
     app.command()(migrate)
-    app.command()(relay)
+    relaying = typer.Typer(help="Send changes to Kafka.", invoke_without_command=True)
+    relaying.callback()(relay)
+    relaying.command("replay")(relay_replay)
+    app.add_typer(relaying, name="relay")
     app.command()(compact)
     app.command()(verify)
     app.command()(new_epoch)
@@ -58,13 +61,42 @@ def migrate() -> None:
     _exit_with(work)
 
 
-def relay() -> None:
+def relay(context: typer.Context) -> None:
     """Send changes to Kafka until Ctrl-C or SIGTERM, without serving."""
+    if context.invoked_subcommand is not None:
+        return
     from traffic_manager.main import run_relay
 
     settings = _settings()
     _logging(settings)
     _exit_with(lambda: run_relay(settings))
+
+
+def relay_replay(
+    first: Annotated[
+        int, typer.Option("--from", min=1, help="The revision of the first change to send again.")
+    ],
+) -> None:
+    """Send the events of changes again, from one revision up to the newest, also those that were set aside."""
+    settings = _settings()
+    _logging(settings)
+    _exit_with(lambda: _replay(settings, first))
+
+
+def _replay(settings: Settings, first: int) -> int:
+    from traffic_manager.monitoring.metrics import Metrics
+    from traffic_manager.outbox import Outbox
+
+    if not settings.kafka.bootstrap_servers:
+        raise StartRefused("KAFKA_BOOTSTRAP_SERVERS: must be set to send events")
+    with _database(settings) as database:
+        outbox = Outbox(settings.kafka, database, Metrics())
+        done = outbox.replay(first)
+        outbox.close()
+    typer.echo(f"Sent the events of revisions {first} to {done.upto} again.")
+    for revision in done.refused:
+        typer.echo(f"revision {revision}: Kafka still refuses it", err=True)
+    return FAILED if done.refused else 0
 
 
 def compact() -> None:

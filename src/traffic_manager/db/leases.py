@@ -22,7 +22,8 @@ _SET_ASIDE = """insert into events_set_aside (revision, reason, set_aside_at)
     select :revision, :reason, {now} from leases where name = :name and holder = :holder and token = :token
     on conflict (revision) do update set reason = excluded.reason, set_aside_at = excluded.set_aside_at"""
 _COUNT_SET_ASIDE = "select count(*) from events_set_aside"
-_FORGET_SET_ASIDE = "delete from events_set_aside where revision >= :first and revision <= :last"
+_SET_ASIDE_FROM = "select revision from events_set_aside where revision >= :revision order by revision"
+_FORGET_SET_ASIDE = "delete from events_set_aside where revision = :revision"
 # Served by the primary key of changes.
 _OCCURRED_AFTER = "select occurred_at from changes where revision > :revision order by revision limit 1"
 
@@ -70,10 +71,15 @@ class SqlLeases:
             row = session.row(_COUNT_SET_ASIDE)
         return int(row[0]) if row else 0
 
-    def forget_set_aside(self, first: int, last: int) -> None:
-        """Take note that the events of revisions *first* to *last* have been published after all."""
+    def set_aside_from(self, revision: int) -> list[int]:
+        """Return the revisions from *revision* on whose events are set aside."""
+        with self._database.reading() as session:
+            return [row[0] for row in session.rows(_SET_ASIDE_FROM, revision=revision)]
+
+    def forget_set_aside(self, revision: int) -> None:
+        """Take note that the event of *revision* has been published after all."""
         with self._database.writing() as session:
-            session.run(_FORGET_SET_ASIDE, first=first, last=last)
+            session.run(_FORGET_SET_ASIDE, revision=revision)
 
     def occurred_at_after(self, revision: int) -> int | None:
         """Return when the first change after *revision* was made, in microseconds; None if there is none."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 import structlog
 
 from traffic_manager.events.delivery import Delivery, EventProducer, Failure, KafkaUnavailable
 from traffic_manager.events.reader import ChangeReader
-from traffic_manager.events.tenure import Tenure
 from traffic_manager.events.trouble import Trouble
 from traffic_manager.events.waves import Outgoing, Waves
 from traffic_manager.monitoring.metrics import Metrics
@@ -35,13 +35,32 @@ MOST_TRIES = 3
 log = structlog.get_logger(__name__)
 
 
+class Place(Protocol):
+    """Where the checkpoint is, and the right to move it: a `Tenure`, but for a replay."""
+
+    def published_revision(self) -> int:
+        """Return where the checkpoint is. Raises SourceUnavailable."""
+
+    def keep(self) -> None:
+        """Keep the right. Raises LeaseLost, SourceUnavailable."""
+
+    def publish(self, revision: int) -> None:
+        """Move the checkpoint to *revision*. Raises as `keep` does."""
+
+    def set_aside(self, revision: int, reason: str) -> None:
+        """Record that the event of *revision* is not published. Raises as `keep` does."""
+
+    def end(self) -> None:
+        """Give the right up. Raises SourceUnavailable."""
+
+
 class Shift:
     """Sends changes from the checkpoint on, as long as *tenure* lasts. *database* and *kafka* are told when
     their troubles are over."""
 
     def __init__(
         self,
-        tenure: Tenure,
+        tenure: Place,
         reader: ChangeReader,
         connect: Callable[[], EventProducer],
         metrics: Metrics,

@@ -224,6 +224,11 @@ class Metrics:
         self.tm_outbox_lag_seconds = self._gauge(
             "tm_outbox_lag_seconds", "Age of the oldest change that waits to be published.", "livemax"
         )
+        self.tm_events_set_aside = self._gauge(
+            "tm_events_set_aside",
+            "Events that Kafka refused for good and that wait to be replayed.",
+            "livemax",
+        )
         self.tm_relay_is_leader = self._gauge(
             "tm_relay_is_leader", "Workers of this server that hold the relay's lease.", "livesum"
         )
