@@ -1,7 +1,8 @@
 """Several statements to PostgreSQL and back in one round trip, by libpq's pipeline mode.
 
 psycopg's own pipeline waits, and so gives the interpreter lock away, at every statement: beside a busy event loop
-each of those waits costs a turn. Here it is one wait a trip. Statements are prepared once for each connection.
+each of those waits costs a turn. Here it is one wait a trip. Statements are prepared once for each connection, unless
+psycopg is told not to keep any prepared.
 """
 
 from __future__ import annotations
@@ -53,14 +54,23 @@ def round_trip(
         return _round_trip(connection, sent, len(commands), prepared)
 
 
+def rows_of(connection: Connection, result: PGresult) -> list[Row]:
+    """Return the rows of a query's *result*."""
+    transformer = Transformer(connection)
+    transformer.set_pgresult(result)
+    return transformer.load_rows(0, result.ntuples, tuple)
+
+
 def _round_trip(
     connection: Connection, commands: Sequence[Command], required: int, prepared: dict[str, bytes]
 ) -> list[PGresult]:
     """Do *commands*, of which the first *required* must not fail."""
     pgconn = connection.pgconn
+    keeps_prepared = connection.prepare_threshold is not None
     pgconn.enter_pipeline_mode()
     try:
-        new = _send(pgconn, commands, prepared)
+        new = _prepare(pgconn, commands, prepared) if keeps_prepared else {}
+        _send(pgconn, commands, prepared | new)
         received = list(_results(pgconn))
     finally:
         with suppress(psycopg.OperationalError):  # broken in the middle: it says so already
@@ -73,26 +83,25 @@ def _round_trip(
     return results
 
 
-def rows_of(connection: Connection, result: PGresult) -> list[Row]:
-    """Return the rows of a query's *result*."""
-    transformer = Transformer(connection)
-    transformer.set_pgresult(result)
-    return transformer.load_rows(0, result.ntuples, tuple)
-
-
-def _send(pgconn: PGconn, commands: Sequence[Command], prepared: dict[str, bytes]) -> dict[str, bytes]:
-    """Queue *commands*, behind the preparation of those that are new; return the names of these."""
+def _prepare(pgconn: PGconn, commands: Sequence[Command], prepared: dict[str, bytes]) -> dict[str, bytes]:
+    """Queue the preparation of those that are new; return their names."""
     new: dict[str, bytes] = {}
     for statement, _ in commands:
         if statement not in prepared and statement not in new:
             new[statement] = b"tm_%d" % next(_numbers)
             pgconn.send_prepare(new[statement], _numbered(statement)[0])
-    for statement, parameters in commands:
-        name = prepared.get(statement) or new[statement]
-        values = [_text(parameters[parameter]) for parameter in _numbered(statement)[1]]
-        pgconn.send_query_prepared(name, values)
-    pgconn.pipeline_sync()
     return new
+
+
+def _send(pgconn: PGconn, commands: Sequence[Command], names: dict[str, bytes]) -> None:
+    for statement, parameters in commands:
+        text, order = _numbered(statement)
+        values = [_text(parameters[name]) for name in order]
+        if name := names.get(statement):
+            pgconn.send_query_prepared(name, values)
+        else:
+            pgconn.send_query_params(text, values)
+    pgconn.pipeline_sync()
 
 
 def _results(pgconn: PGconn) -> Iterator[PGresult]:
