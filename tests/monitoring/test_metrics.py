@@ -89,7 +89,7 @@ def test_a_resolve_is_timed_from_ten_microseconds_up(metrics: Metrics) -> None:
 def test_a_resolve_in_the_lane_is_an_http_request_too(metrics: Metrics) -> None:
     metrics.observe_request("GET", RESOLVE_ENDPOINT, 200, 0.002)
     metrics.resolved(ResolveOutcome.MISS, 0.002)
-    metrics.resolved_in_lane(ResolveOutcome.HIT, 200, 0.00003)
+    metrics.resolved_in_lane(200, 0.00003)
     shown = values(metrics.render())
     duration = '{endpoint="/api/v1/routes/resolve",method="GET"}'
     assert shown[RESOLVE_200] == 2
@@ -106,17 +106,22 @@ def test_the_buckets_of_requests_are_among_those_of_resolves() -> None:
 def test_buckets_never_fall_when_the_lane_is_added(metrics: Metrics) -> None:
     metrics.observe_request("GET", RESOLVE_ENDPOINT, 200, 20.0)
     for seconds in (0.00003, 0.0007, 0.3, 3.0):
-        metrics.resolved_in_lane(ResolveOutcome.HIT, 200, seconds)
+        metrics.resolved_in_lane(200, seconds)
     buckets = [value for name, value in values(metrics.render()).items() if "duration_seconds_bucket" in name]
     assert buckets == sorted(buckets)
     assert (buckets[0], buckets[-1]) == (1, 5)
 
 
-def test_an_unusual_status_of_the_lane_is_counted_as_well(metrics: Metrics) -> None:
-    metrics.resolved_in_lane(ResolveOutcome.REFUSED, 414, 0.00003)
+@pytest.mark.parametrize(("status", "outcome"), [(200, "hit"), (304, "hit"), (404, "negative")])
+def test_the_status_of_a_resolve_in_the_lane_tells_its_outcome(
+    metrics: Metrics, status: int, outcome: str
+) -> None:
+    metrics.resolved_in_lane(status, 0.00003)
     shown = values(metrics.render())
-    assert shown[RESOLVE_200.replace("200", "414")] == 1
+    assert shown[RESOLVE_200.replace("200", str(status))] == 1
     assert shown["resolve_requests_total"] == 1
+    assert shown["resolve_cache_hit_total"] == (outcome == "hit")
+    assert shown["resolve_negative_cache_hit_total"] == (outcome == "negative")
 
 
 def test_a_request_is_counted_and_timed_by_its_template(metrics: Metrics) -> None:

@@ -31,7 +31,6 @@ from traffic_manager.monitoring.resolve_counts import (
     RESOLVE_BUCKETS,
     RESOLVE_ENDPOINT,
     ResolveCounts,
-    ResolveOutcome,
 )
 
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
@@ -244,13 +243,9 @@ class Metrics:
             "tm_watch_streams_ended_total", "Streams that ended.", reason=StreamEnd
         )
 
-    def resolved_in_lane(self, outcome: ResolveOutcome, status: int, seconds: float) -> None:
+    def resolved_in_lane(self, status: int, seconds: float) -> None:
         """Count a resolve that was answered below the middleware: as a resolve and as an HTTP request."""
-        if status in LANE_STATUSES:
-            self._counts.resolved_in_lane(outcome, status, seconds)
-        else:
-            self._counts.resolved(outcome, seconds)
-            self.observe_request("GET", RESOLVE_ENDPOINT, status, seconds)
+        self._counts.resolved_in_lane(status, seconds)
 
     def written(self, is_success: bool, seconds: float) -> None:
         """Count a change that was asked for and answered."""

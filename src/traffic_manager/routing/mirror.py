@@ -31,6 +31,7 @@ class Mirror:
     def __init__(self, max_routes: int, absence_ttl_s: float = ABSENCE_TTL_S) -> None:
         self.max_routes = max_routes
         self.is_complete = False  # True if a key that is not in `entries` has no active route
+        self.moment = 0  # raised by everything that can change what is known of a key while complete
         self.head: Head | None = None  # of the history applied so far; None before the first synchronisation
         self.histories = 0  # how often another history took the place of the one followed before
         self.applied = 0
@@ -63,6 +64,7 @@ class Mirror:
     def load(self, table: Table, *, is_other_history: bool = False) -> None:
         """Take the whole table over, instead of all that was here. Of another history nothing is kept: what
         was shown may never have been."""
+        self.moment += 1
         if self.head is not None and self.head.epoch != table.head.epoch:
             is_other_history = True
         self.histories += is_other_history
@@ -81,6 +83,7 @@ class Mirror:
 
     def apply(self, changes: Slice) -> None:
         """Apply the changes that follow `applied`, all at once for every reader."""
+        self.moment += 1
         for change in changes.changes:
             key = str(change.key)
             self._enter(key, change)
@@ -122,6 +125,7 @@ class Mirror:
     def show(self, key: str, as_of: int, entry: Entry | None) -> None:
         """Remember that *key* was answered with *entry* as of *as_of*."""
         if as_of > self.applied and (key not in self.shown or as_of > self.shown[key][0]):
+            self.moment += 1
             self.shown[key] = (as_of, entry)
 
     def keep(self, key: str, as_of: int, entry: Entry | None) -> int:
