@@ -105,15 +105,11 @@ class SqlFeed:
         active = only(session.row(_COUNT))[0]
         entries = RouteTable(min(active, max_routes))
         for block in session.stream(f"{_ACTIVE} where is_active limit :most", most=max_routes):
-            entries.load(self._good(block))
-        return entries, max(0, active - max_routes)
-
-    def _good(self, block: list[Row]) -> Iterator[Row]:
-        for row in block:
-            if row[0] and row[1]:
-                yield row
-            else:
+            good = [row for row in block if row[0] and row[1] and row[2] > 0]
+            entries.load(good)
+            for _ in range(len(block) - len(good)):
                 self._bad_row()
+        return entries, max(0, active - max_routes)
 
     @contextmanager
     def _using(self) -> Iterator[FeedConnection]:
