@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from traffic_manager.db.migrate import check_schema, migrate
 from traffic_manager.db.pool import open_database
 from traffic_manager.db.sqlite import FileLock
 from traffic_manager.errors import SourceUnavailable, StartRefused
-from traffic_manager.monitoring.logs import configure_logging
+from traffic_manager.inheritance import Inheritance, empty_memory
+from traffic_manager.monitoring.heartbeats import Heartbeats
+from traffic_manager.monitoring.log_writer import LogWriter
 from traffic_manager.monitoring.metrics import Metrics, clear, forget_worker
 from traffic_manager.outbox import Outbox
 from traffic_manager.parent import EXIT_REFUSED, Parent
@@ -38,20 +41,20 @@ _MOST_FILES = 2**20
 log = structlog.get_logger(__name__)
 
 
-def serve(settings: Settings, *, migrate_first: bool = False) -> int:
+def serve(settings: Settings, log_writer: LogWriter, *, migrate_first: bool = False) -> int:
     """Run the server until SIGTERM or Ctrl-C and return its exit code. Raises StartRefused."""
     settings.check_serving()
     if settings.db.is_postgres:
-        return _serve(settings, migrate_first)
+        return _serve(settings, log_writer, migrate_first)
     lock = FileLock(settings.db.path)
     lock.acquire()
     try:
-        return _serve(settings, migrate_first=True)
+        return _serve(settings, log_writer, migrate_first=True)
     finally:
         lock.release()
 
 
-def _serve(settings: Settings, migrate_first: bool) -> int:
+def _serve(settings: Settings, log_writer: LogWriter, migrate_first: bool) -> int:
     if migrate_first:
         migrate(settings.db)
     _check_database(settings)
@@ -67,9 +70,9 @@ def _serve(settings: Settings, migrate_first: bool) -> int:
     if settings.app.is_development:
         _print_welcome(settings)
     if settings.api.workers == 1:
-        code = _run_worker(settings, listener, None, 0)
+        code = _run_worker(lambda: Worker(settings, Metrics(), empty_memory(settings)), listener, log_writer)
         return 1 if code == EXIT_REFUSED else code
-    return _run_workers(settings, listener)
+    return _run_workers(settings, listener, log_writer)
 
 
 def _check_database(settings: Settings) -> None:
@@ -106,26 +109,50 @@ def _raise_open_files() -> int:
     return wanted
 
 
-def _run_worker(settings: Settings, listener: socket.socket, directory: Path | None, index: int) -> int:
-    writer = configure_logging(settings.app.log_level, settings.app.logs_as_json)
-    writer.start()
+def _run_worker(worker: Callable[[], Worker], listener: socket.socket, log_writer: LogWriter) -> int:
+    log_writer.start()
     try:
-        return Worker(settings, Metrics(directory, index)).run(listener)
+        return worker().run(listener)
     finally:
-        writer.stop()
+        log_writer.stop()
 
 
-def _run_workers(settings: Settings, listener: socket.socket) -> int:
+def _run_workers(settings: Settings, listener: socket.socket, log_writer: LogWriter) -> int:
     # In memory where there is such a place: the files are mapped, and a disk would write them for nothing.
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 made by mkdtemp
     directory = Path(tempfile.mkdtemp(prefix="traffic-manager-metrics-", dir=memory))
     clear(directory)
+    estate = _Estate(settings, directory)
+    hearts = Heartbeats(settings.api.workers)
+
+    def work(index: int) -> int:
+        def worker() -> Worker:
+            return Worker(
+                settings, Metrics(directory, index), estate.inheritance.memory, partial(hearts.beat, index)
+            )
+
+        return _run_worker(worker, listener, log_writer)
+
     patience_s = settings.app.drain_s + FINISH_S + _CLOSE_S
-    work = partial(_run_worker, settings, listener, directory)
     try:
-        return Parent(settings.api.workers, work, partial(forget_worker, directory), patience_s).run()
+        return Parent(settings.api.workers, work, estate, hearts, patience_s).run()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+class _Estate:
+    """What the parent keeps for its workers: their table, and the files of their metrics."""
+
+    def __init__(self, settings: Settings, directory: Path) -> None:
+        self._directory = directory
+        self.inheritance = Inheritance(settings)
+        self.tend = self.inheritance.follow
+        self.before_fork = self.inheritance.before_fork
+        self.stop = self.inheritance.stop
+
+    def buried(self, index: int) -> None:
+        """Remove what a dead worker last said of itself."""
+        forget_worker(self._directory, index)
 
 
 def run_relay(settings: Settings) -> int:

@@ -1,7 +1,7 @@
-"""The parent of several worker processes: binds once, forks, replaces the dead, stops them all.
+"""The parent of several worker processes: forks, replaces the dead and the wedged, stops them all.
 
-The parent stays single-threaded and opens nothing else, so that forking is safe. The children inherit the
-listening socket: with SO_REUSEPORT a dying worker would reset the connections that wait in its own queue.
+The parent has no other thread and no open connection when it forks, so that forking is safe. The children inherit
+the listening socket: with SO_REUSEPORT a dying worker would reset the connections that wait in its own queue.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import Protocol
 
 import structlog
+
+from traffic_manager.monitoring.heartbeats import Heartbeats
 
 # A worker that ends with this could not start, and neither could its like: the settings have to change.
 EXIT_REFUSED = 78
@@ -23,23 +26,47 @@ EXIT_REFUSED = 78
 _WELL_AFTER_S = 10.0
 _RESTART_FIRST_S = 0.1
 _RESTART_MOST_S = 30.0
+# An event loop that has not run for so long is wedged: clients of its connections wait for nothing.
+_WEDGED_AFTER_S = 10.0
+# Until its event loop first runs a worker may take longer: many of them start at the same time.
+_BIRTH_S = 30.0
+# A round takes a moment, or the length of a table's load. After more, the whole machine may have been halted.
+_HALTED_AFTER_S = 2.0
 _PR_SET_PDEATHSIG = 1
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 
 log = structlog.get_logger(__name__)
 
 
+class Estate(Protocol):
+    """What the parent keeps for its workers."""
+
+    def tend(self) -> None:
+        """Do what is due; called before the first fork and then all the time."""
+
+    def before_fork(self) -> None:
+        """Put away what processes must not share."""
+
+    def buried(self, index: int) -> None:
+        """The worker of this index has ended."""
+
+    def stop(self) -> None:
+        """Let `tend` end soon. Called by signal handlers."""
+
+
 class Parent:
-    """Runs *count* processes of *work*, which gets its index and returns its exit code. *buried* is called with
-    the index of each that ended."""
+    """Runs *count* processes of *work*, which gets its index and returns its exit code, with heartbeats in
+    *hearts*."""
 
     def __init__(
-        self, count: int, work: Callable[[int], int], buried: Callable[[int], None], patience_s: float
+        self, count: int, work: Callable[[int], int], estate: Estate, hearts: Heartbeats, patience_s: float
     ) -> None:
         self._count = count
         self._work = work
-        self._buried = buried
+        self._estate = estate
+        self._hearts = hearts
         self._patience_s = patience_s
+        self._round_at = self._awake_since = time.monotonic()
         self._index_of: dict[int, int] = {}
         self._born: dict[int, float] = {}
         self._due: dict[int, float] = {}
@@ -51,15 +78,21 @@ class Parent:
         """Return the exit code when all workers have ended after SIGTERM or SIGINT, or could not start."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
+        self._estate.tend()
         for index in range(self._count):
             self._fork(index)
         while self._index_of or (self._due and not self._is_stopping):
             self._reap()
             self._restart_due()
+            self._end_wedged()
+            if not self._is_stopping:
+                self._estate.tend()
         return self._exit_code
 
     def _fork(self, index: int) -> None:
         sys.stdout.flush()
+        self._estate.before_fork()
+        self._hearts.expect(index, _BIRTH_S)
         parent = os.getpid()
         # Until the child has handlers of its own and we know its pid, a signal would stop the wrong ones.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
@@ -81,7 +114,7 @@ class Parent:
             time.sleep(0.02)
             return
         index = self._index_of.pop(pid)
-        self._buried(index)
+        self._estate.buried(index)
         code = os.waitstatus_to_exitcode(status)
         # A replacement's refusal is its own: the others have started, and answer from memory.
         if code == EXIT_REFUSED and index not in self._delay_s:
@@ -103,6 +136,19 @@ class Parent:
             del self._due[index]
             self._fork(index)
 
+    def _end_wedged(self) -> None:
+        """Kill workers whose event loops stand still; they are reaped and replaced like others."""
+        now = time.monotonic()
+        if now - self._round_at > _HALTED_AFTER_S:
+            self._awake_since = now  # if we were halted, so were they
+        self._round_at = now
+        for pid, index in self._index_of.items():
+            silence_s = min(self._hearts.silence_s(index), now - self._awake_since)
+            if silence_s > _WEDGED_AFTER_S and not self._is_stopping:
+                log.error("worker_wedged", worker=index, pid=pid, silent_s=round(silence_s, 1))
+                self._hearts.expect(index, _BIRTH_S)
+                os.kill(pid, signal.SIGKILL)  # even if it is stopped
+
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self._is_stopping:
             self._signal_all(signal.SIGKILL)  # asked twice: at once
@@ -114,6 +160,7 @@ class Parent:
         if self._is_stopping:
             return
         self._is_stopping = True
+        self._estate.stop()
         self._signal_all(signal.SIGTERM)
         signal.signal(signal.SIGALRM, lambda *_: self._signal_all(signal.SIGKILL))
         signal.setitimer(signal.ITIMER_REAL, self._patience_s)

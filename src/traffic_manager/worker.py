@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
 
 from traffic_manager.access.key_registry import KeyRegistry
-from traffic_manager.access.keyring import Keyring
 from traffic_manager.api.access import Gate
 from traffic_manager.api.app import build_app
 from traffic_manager.api.context import Parts
@@ -23,6 +23,7 @@ from traffic_manager.db.key_store import SqlKeyStore
 from traffic_manager.db.migrate import check_schema
 from traffic_manager.db.pool import Counters, open_database
 from traffic_manager.db.store import SqlStore
+from traffic_manager.inheritance import Memory
 from traffic_manager.monitoring.health import (
     DATABASE,
     Check,
@@ -38,12 +39,10 @@ from traffic_manager.parent import EXIT_REFUSED
 from traffic_manager.routing.batch_resolver import BatchResolver
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.follower import Follower
-from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.registry import Registry
 from traffic_manager.routing.resolver import Resolver
 from traffic_manager.routing.unknown_names import UnknownNames
 from traffic_manager.routing.urls import UrlPolicy
-from traffic_manager.routing.watchers import Watchers
 
 if TYPE_CHECKING:
     from traffic_manager.cache.redis_client import RedisClient
@@ -53,32 +52,45 @@ if TYPE_CHECKING:
 _RESERVED_CONNECTIONS = 3
 _READ_PATIENCE_S = 0.25
 _SYNCHRONISE_PATIENCE_S = 3.0
+_CATCH_UP_PATIENCE_S = 1.0
 _PROBE_EVERY_S = 2.0
+_BEAT_S = 1.0
 
 log = structlog.get_logger(__name__)
 
 
 class Worker:
-    """One worker process: its parts, joined; opened and closed in order around serving."""
+    """One worker process: its parts, joined; opened and closed in order around serving. Begins with
+    what is in *memory*, and loads the table itself if none is there. *beat* is called while the event loop runs."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, memory: Memory, beat: Callable[[], None] | None = None
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._database = open_database(settings.db, counters_of(metrics))
         store = SqlStore(self._database)
-        self._mirror = Mirror(settings.app.mirror_max_routes, settings.cache.negative_ttl)
+        self._beat = beat
+        self._mirror = memory.mirror
+        metrics.tm_bad_row_total.inc(memory.bad_rows)
         self._unknown_names = UnknownNames(settings.app.unknown_names_per_second)
         feed = SqlFeed(self._database, metrics.tm_bad_row_total.inc, listens=True)
-        self._watchers = Watchers(settings.watch.limit)
-        keyring = _keyring(settings)
-        self._follower = Follower(feed, self._mirror, _FollowerMetrics(metrics), self._watchers, keyring)
+        self._watchers = memory.watchers
+        self._follower = Follower(
+            feed,
+            self._mirror,
+            _FollowerMetrics(metrics),
+            self._watchers,
+            memory.keyring,
+            at_head=memory.at_head,
+        )
         self._redis = _redis_client(settings.redis) if settings.redis.host else None
         self._reads = Bulkhead("read", settings.db.pool_max - _RESERVED_CONNECTIONS, _READ_PATIENCE_S)
         self._outbox = (
             Outbox(settings.kafka, self._database, metrics) if settings.kafka.bootstrap_servers else None
         )
         self._registry = Registry(store, self._committed)
-        self._health = Health(self._checks())
+        self._health = Health(self._checks(), was_database_reached=self._mirror.head is not None)
         self._system = SystemMetrics(metrics, self._sources(), interval_s=_PROBE_EVERY_S)
         self._evictions = _Growth(metrics.tm_mirror_evictions_total.inc)
         self._refusals = _Growth(metrics.tm_unknown_names_refused_total.inc)
@@ -100,7 +112,7 @@ class Worker:
             store=store,
             reads=self._reads,
             url_policy=UrlPolicy(settings.app.url_schemes, settings.app.url_deny_loopback),
-            gate=Gate(keyring),
+            gate=Gate(memory.keyring),
             key_registry=KeyRegistry(SqlKeyStore(self._database), settings.pepper, self._committed),
         )
         self._server = Server(
@@ -120,8 +132,10 @@ class Worker:
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         self._loop = asyncio.get_running_loop()
         self._database.open()
+        heart = self._loop.create_task(self._keep_beating())
         self._follower.start()
         self._registry.start()
+        await self._catch_up()
         readiness = self._loop.create_task(self._turn_ready())
         readiness.add_done_callback(_log_failure)
         try:
@@ -135,6 +149,21 @@ class Worker:
             if self._redis:
                 await self._redis.close()
             await asyncio.to_thread(self._database.close)
+            heart.cancel()
+            await asyncio.gather(heart, return_exceptions=True)
+
+    async def _keep_beating(self) -> None:
+        while self._beat is not None:
+            self._beat()
+            await asyncio.sleep(_BEAT_S)
+
+    async def _catch_up(self) -> None:
+        """With a table from the parent, wait a moment for what is newer before the first connection is accepted:
+        other workers answer meanwhile."""
+        if self._mirror.head is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CATCH_UP_PATIENCE_S):
+                    await self._follower.synchronised.wait()
 
     def _closings(self) -> list[Callable[[], object]]:
         """Return what to stop, in order: first whoever makes changes, last whoever tells of them."""
@@ -157,6 +186,9 @@ class Worker:
             self._exit_code = EXIT_REFUSED
             self._server.should_exit = True
             return
+        # What lives now lives on: the collector need not look at it again, which takes 50 ms and more.
+        gc.collect()
+        gc.freeze()
         self._health.started()
         log.info("ready", revision=self._mirror.applied)
 
@@ -240,12 +272,6 @@ class Worker:
     def _measure_outbox(self) -> None:
         assert self._outbox is not None  # noqa: S101 a source only then
         self._outbox.measure_backlog(self._follower.head_revision)
-
-
-def _keyring(settings: Settings) -> Keyring | None:
-    """Return an empty keyring, None if nobody is asked for a key."""
-    settings.check_serving()
-    return None if settings.is_open else Keyring(settings.pepper or b"")
 
 
 def _redis_client(settings: RedisSettings) -> RedisClient:

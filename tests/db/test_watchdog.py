@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -48,6 +49,26 @@ def test_call_within_its_deadline_keeps_its_socket(watchdog: Watchdog) -> None:
             late.recv(1)
         theirs.send(b"x")
         assert ours.recv(1) == b"x"
+
+
+def test_call_told_to_hurry_loses_its_socket(watchdog: Watchdog) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, timed() as watch, watchdog.limit(ours, 60.0):
+        watchdog.hurry()
+        assert ours.recv(1) == b""
+    assert watch.seconds < ALLOWANCE_S
+
+
+def test_watchdog_leaves_no_thread_and_can_watch_again() -> None:
+    dog = Watchdog()
+    before = threading.active_count()
+    for _ in range(2):
+        dog.start()
+        ours, theirs = socket.socketpair()
+        with ours, theirs, dog.limit(ours, 0.01):
+            assert ours.recv(1) == b""
+        dog.stop()
+        assert threading.active_count() == before
 
 
 def test_closed_connection_does_not_end_the_watchdog(watchdog: Watchdog) -> None:

@@ -120,7 +120,7 @@ def test_without_redis_and_database_nothing_is_known(
     wait_until(lambda: caller.resolve(KNOWN).status == 200, 5.0, "the route")
 
 
-def test_a_worker_that_is_born_while_the_database_is_away_does_not_guess(
+def test_a_worker_that_is_born_while_the_database_is_away_knows_what_its_parent_knew(
     holder: Node, own_postgres: PostgresServer
 ) -> None:
     before = set(workers_of(holder))
@@ -128,10 +128,11 @@ def test_a_worker_that_is_born_while_the_database_is_away_does_not_guess(
         os.kill(min(before), signal.SIGKILL)
         (born,) = wait_until(lambda: set(workers_of(holder)) - before, 5.0, "another worker")
         caller = soon(lambda: caller_to(holder, born), 15.0, "a connection to the new worker")
-        assert_says_come_again(caller.resolve(KNOWN))
-        assert_says_come_again(caller.resolve(UNKNOWN))
-        assert statuses([caller.ask("GET", f"/health/{probe}") for probe in ("live", "ready")]) == [200, 503]
-    wait_until(lambda: caller.resolve(KNOWN).status == 200, READY_AFTER_S, "the route")
+        wait_until(lambda: caller.resolve(KNOWN).is_flagged, 5.0, "a flagged answer")
+        answers = [caller.resolve(KNOWN), caller.resolve(UNKNOWN)]
+        assert [(answer.status, answer.is_flagged) for answer in answers] == [(200, True), (404, True)]
+        assert statuses([caller.ask("GET", f"/health/{probe}") for probe in ("live", "ready")]) == [200, 200]
+    wait_until(lambda: not caller.resolve(KNOWN).is_flagged, READY_AFTER_S, "fresh answers")
 
 
 def caller_to(node: Node, pid: int) -> Caller | None:

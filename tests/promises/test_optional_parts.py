@@ -36,7 +36,7 @@ def settings(
 
 
 # 0 holds nothing, so that reads go to Redis.
-@pytest.fixture(scope="module", params=["500000", "0"], ids=["holding the table", "holding nothing"])
+@pytest.fixture(scope="module", params=["1000000", "0"], ids=["holding the table", "holding nothing"])
 def node(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, settings: dict[str, str]
 ) -> Iterator[Node]:

@@ -246,9 +246,9 @@ def settled(node: Node) -> float:
 
 
 def pooled(server: PostgresServer, database: dict[str, str]) -> int:
-    """Return how many connections PostgreSQL itself sees, without those of the two followers."""
+    """Return how many connections PostgreSQL itself sees, without those of the parent and the two followers."""
     ours = f"datname = '{database['DB_NAME']}' and application_name = 'traffic-manager'"
-    return int(server.psql(f"select count(*) from pg_stat_activity where {ours}")) - 2  # noqa: S608 a test's own name
+    return int(server.psql(f"select count(*) from pg_stat_activity where {ours}")) - 3  # noqa: S608 a test's own name
 
 
 def is_served_by_all(node: Node) -> bool:
@@ -304,6 +304,7 @@ def test_the_workers_end_when_their_parent_is_killed(tmp_path: Path, database: d
 # Many, so that the signal comes while the parent still forks.
 FORKING = """
 import signal, sys
+from traffic_manager.monitoring.heartbeats import Heartbeats
 from traffic_manager.parent import Parent
 
 def work(index):
@@ -311,7 +312,11 @@ def work(index):
     while True:
         signal.pause()
 
-sys.exit(Parent(40, work, lambda index: None, patience_s=60.0).run())
+class Estate:
+    def __getattr__(self, name):
+        return lambda *facts: None
+
+sys.exit(Parent(40, work, Estate(), Heartbeats(40), patience_s=60.0).run())
 """
 
 

@@ -28,7 +28,7 @@ from traffic_manager.routing import follower as follower_module
 from traffic_manager.routing import hints
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
-from traffic_manager.routing.ports import Entry, Keyring, NameFilter, StoredKey
+from traffic_manager.routing.ports import Entry, Keyring, NameFilter, StoredKey, Table
 from traffic_manager.routing.watchers import Ending, Watchers
 
 KEY = str(a_key())
@@ -95,6 +95,58 @@ async def following(
         yield found
     finally:
         await asyncio.to_thread(found.follower.stop)
+
+
+def test_log_is_followed_on_the_callers_thread_where_there_is_no_loop() -> None:
+    store = MemoryStore()
+    commit(store, create())
+    found = Following(store, 100, None)
+    assert found.follower.catch_up()
+    commit(store, put(url=OTHER_URL))
+    assert found.follower.catch_up()
+    assert found.mirror.entries == {KEY: Entry(OTHER_URL, 2)}
+    assert found.follower.at_head is not None
+
+
+@on_a_loop
+async def test_mirror_that_was_loaded_before_is_followed_from_there() -> None:
+    store = MemoryStore()
+    commit(store, create())
+    found = Following(store, 100, None)
+    found.follower.catch_up()
+    commit(store, put(url=OTHER_URL))
+    store.table = _refused  # type: ignore[method-assign] # reading it all again would be a mistake
+    await _follow_from(found, lambda: found.mirror.applied == 2)
+    page = found.watchers.recent.page(NameFilter(), 1, 9)
+    assert page is not None
+    assert [told.change.revision for told in page.told] == [2]
+
+
+@on_a_loop
+async def test_mirror_that_was_loaded_before_is_good_enough_while_the_source_is_away() -> None:
+    store = MemoryStore()
+    commit(store, create())
+    found = Following(store, 100, None)
+    found.follower.catch_up()
+    store.is_away = True
+    await _follow_from(found, lambda: True)
+    assert found.mirror.entries == {KEY: Entry(URL, 1)}
+
+
+async def _follow_from(parent: Following, condition: Callable[[], bool]) -> None:
+    follower = Follower(parent.store, parent.mirror, Events(), parent.watchers, at_head=1.0)
+    assert follower.stale_age_s() is not None
+    follower.start()
+    try:
+        async with asyncio.timeout(5):
+            await follower.synchronised.wait()
+        await until(condition)
+    finally:
+        await asyncio.to_thread(follower.stop)
+
+
+def _refused(max_routes: int, window: int) -> Table:
+    raise AssertionError("the table was read")
 
 
 @on_a_loop

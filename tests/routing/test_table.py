@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import random
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -129,6 +133,24 @@ def test_room_of_deleted_routes_is_used_again() -> None:
     for key in list(table):
         del table[key]
     assert sum(map(len, table._chunks)) < table_module._PLACE_MASK * 1.1
+
+
+def test_forked_reader_shares_the_table() -> None:
+    table = a_table(100_000)
+    gc.freeze()
+    reader = os.fork()
+    if reader == 0:
+        for n in range(100_000):
+            table.get(f"tenant/service-{n}/prod/v1")
+        os._exit(0 if _private_bytes() < 100 * 100_000 / 3 else 1)
+    gc.unfreeze()
+    assert os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1]) == 0
+
+
+def _private_bytes() -> int:
+    """Return how much memory this process has that it does not share."""
+    rollup = Path("/proc/self/smaps_rollup").read_text()
+    return 1024 * sum(int(kib) for kib in re.findall(r"^Private_\w+: +(\d+) kB", rollup, re.MULTILINE))
 
 
 def test_route_takes_about_a_hundred_bytes() -> None:

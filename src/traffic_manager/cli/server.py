@@ -15,6 +15,7 @@ from traffic_manager.errors import SourceUnavailable, StartRefused
 if TYPE_CHECKING:
     from traffic_manager.config.settings import Settings
     from traffic_manager.db.pool import Database
+    from traffic_manager.monitoring.log_writer import LogWriter
 
 
 def register(app: typer.Typer) -> None:
@@ -43,8 +44,8 @@ def serve(
     from traffic_manager.main import serve as run
 
     settings = _settings()
-    _logging(settings)
-    _exit_with(lambda: run(settings, migrate_first=migrate))
+    writer = _logging(settings)
+    _exit_with(lambda: run(settings, writer, migrate_first=migrate))
 
 
 def migrate() -> None:
@@ -205,10 +206,10 @@ def _settings() -> Settings:
         raise _refused(refused) from refused
 
 
-def _logging(settings: Settings) -> None:
+def _logging(settings: Settings) -> LogWriter:
     from traffic_manager.monitoring.logs import configure_logging
 
-    configure_logging(settings.app.log_level, settings.app.logs_as_json)
+    return configure_logging(settings.app.log_level, settings.app.logs_as_json)
 
 
 def _exit_with(work: Callable[[], int]) -> None:

@@ -76,9 +76,10 @@ class AppSettings(Section):
         "Default: 0 in development, else 5.",
     )
     mirror_max_routes: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
-        500_000,
-        description="Up to this many routes the whole table is held in memory; of a larger one the recently "
-        "used routes, with Redis, then the database behind them. 0 holds none.",
+        1_000_000,
+        description="Up to this many routes the whole table is held in memory, about 95 bytes each, "
+        "shared by the workers; of a larger one the recently used routes, with Redis, then the database "
+        "behind them. 0 holds none.",
     )
     unknown_names_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         500,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ class SqlFeed:
 
     def table(self, max_routes: int, window: int) -> Table:
         """Return the table of one moment, at most *max_routes* of its routes, with the last *window* changes."""
-        with self._using() as connection, connection.snapshot() as session:
+        with _collector_off(), self._using() as connection, connection.snapshot() as session:
             head = Head(*only(session.row(_PULSE, at=0))[:3])
             chain, compacted_revision = only(session.row(_PULSE, at=head.revision))[3:]
             entries, beyond = self._entries(session, max_routes) if max_routes else (RouteTable(), 0)
@@ -125,6 +126,18 @@ class SqlFeed:
         if self._listens:
             connection.listen()
         return connection
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Look for no cycles among a million rows: there are none, and it takes a tenth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _slice_of(rows: list[Row], after: int) -> Slice | None:

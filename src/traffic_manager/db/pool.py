@@ -67,6 +67,12 @@ class Database(Protocol):
     def close(self) -> None:
         """Close every connection."""
 
+    def watching(self) -> AbstractContextManager[None]:
+        """Keep the deadlines of what `connect` opened, without opening the pool; leaves no thread behind."""
+
+    def hurry(self) -> None:
+        """Let the calls under way end now, as SourceUnavailable. For signal handlers."""
+
     def stats(self) -> PoolStats:
         """Return how the pool stands."""
 

@@ -114,6 +114,19 @@ class PostgresDatabase:
         self._pool.close(timeout=2)
         self._watchdog.stop()
 
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Keep the deadlines of what `connect` opened, without the pool; leaves no thread behind."""
+        self._watchdog.start()
+        try:
+            yield
+        finally:
+            self._watchdog.stop()
+
+    def hurry(self) -> None:
+        """Let the calls under way end now. For signal handlers."""
+        self._watchdog.hurry()
+
     def stats(self) -> PoolStats:
         """Return how the pool stands."""
         stats = self._pool.get_stats()

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -67,6 +67,13 @@ class SqliteDatabase:
         """Close every idle connection."""
         self._checkpointer.stop()
         self._pool.dispose()
+
+    def watching(self) -> AbstractContextManager[None]:
+        """Nothing to do: a file answers or fails."""
+        return nullcontext()
+
+    def hurry(self) -> None:
+        """Nothing to do, for the same reason."""
 
     def stats(self) -> PoolStats:
         """Return how the pool stands; nobody queues visibly for SQLite."""

@@ -32,17 +32,26 @@ class Watchdog:
         self._deadlines: dict[HasSocket, float] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to watch."""
+        self._stopped.clear()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """End the thread; calls still running are no longer watched."""
         self._stopped.set()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
+            self._thread = None
+
+    def hurry(self) -> None:
+        """Let the calls under way end now. For signal handlers: takes no lock, for the thread that it interrupts
+        may hold it."""
+        for connection in list(self._deadlines):
+            self._deadlines[connection] = 0.0
 
     @contextmanager
     def limit(self, connection: HasSocket, seconds: float) -> Iterator[None]:

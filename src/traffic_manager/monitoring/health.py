@@ -68,12 +68,13 @@ def not_configured() -> CheckResult:
 
 
 class Health:
-    """The state of this worker and of what it depends on: *checks* by name, DATABASE among them."""
+    """The state of this worker and of what it depends on: *checks* by name, DATABASE among them. A parent's table
+    is as good as having reached the database: *was_database_reached*."""
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
+    def __init__(self, checks: Mapping[str, Check], *, was_database_reached: bool = False) -> None:
         self._checks = dict(checks)
         self._results = dict.fromkeys(self._checks, _NOT_PROBED)
-        self._was_database_reached = False
+        self._was_database_reached = was_database_reached
         self._is_schema_wrong = False
         self._buggy: set[str] = set()
         self.phase = Phase.STARTING

@@ -57,7 +57,7 @@ class FollowerEvents(Protocol):
 
 class Follower:
     """Keeps *mirror* and *keyring* (None: nobody is asked for a key) at the head of *feed*, and tells *watchers* of
-    what it applied."""
+    what it applied. *at_head*: when a mirror that is loaded already was at the head, on the monotonic clock."""
 
     def __init__(
         self,
@@ -66,6 +66,8 @@ class Follower:
         events: FollowerEvents,
         watchers: Watchers,
         keyring: Keyring | None = None,
+        *,
+        at_head: float | None = None,
     ) -> None:
         self._feed = feed
         self._mirror = mirror
@@ -81,7 +83,8 @@ class Follower:
         self._is_failing = False
         self._epoch_to_leave: str | None = None
         # Monotonic time at which the last poll began that left the mirror at the head.
-        self._at_head: float | None = None
+        self._at_head = at_head
+        self._has_keys = False
         self.head_revision = 0
         self.refusal: StartRefused | None = None
         self.synchronised = asyncio.Event()
@@ -98,6 +101,16 @@ class Follower:
         self._bell.ring()
         if self._thread.is_alive():
             self._thread.join(_STOP_S)
+
+    def catch_up(self) -> bool:
+        """Follow the log to its head now, on this thread: for a process that has no event loop. Return False if the
+        source could not be read."""
+        return self._try_to_catch_up()
+
+    @property
+    def at_head(self) -> float | None:
+        """When the last poll began that left the mirror at the head, on the monotonic clock."""
+        return self._at_head
 
     def wake(self, _revision: int = 0) -> None:
         """Poll now, because there is a change. From any thread."""
@@ -139,6 +152,7 @@ class Follower:
         while not self._is_stopping:
             before = self._mirror.applied
             is_ok = self._try_to_catch_up()
+            self._settle_for_what_is_there()
             if self._mirror.applied > before and not is_asked:
                 self._hints.found(self.head_revision)
             self._look_after_hints()
@@ -148,6 +162,12 @@ class Follower:
             is_asked = self._rest(pause_s)
         self._feed.close()
         self._bell.close()
+
+    def _settle_for_what_is_there(self) -> None:
+        """Let a mirror that was loaded before we began be good enough once we have asked what is new, even in
+        vain: without its database a worker goes on from memory."""
+        if self._mirror.head is not None and not self.synchronised.is_set():
+            self._on_loop(self.synchronised.set)
 
     def _look_after_hints(self) -> None:
         if not self._hints.check():
@@ -205,6 +225,8 @@ class Follower:
         began = monotonic()
         if self._mirror.head is None or self._mirror.may_become_complete:
             self._reload()
+        elif self._keyring is not None and not self._has_keys:
+            self._on_loop(partial(self._load_keys, self._read_keys()))
         pulse = self._feed.pulse(self._mirror.applied, SLICE_CHANGES)
         is_fork = self._is_fork(pulse)
         self._leave_epoch(pulse.head.epoch if is_fork else None)
@@ -269,7 +291,11 @@ class Follower:
         return None
 
     def _on_loop(self, work: Callable[[], None]) -> None:
-        """Run *work* on the event loop and wait for it."""
+        """Run *work* on the event loop, if there is one, and wait for it."""
+        loop = self._loop
+        if loop is None:
+            work()
+            return
         done = threading.Event()
 
         def run() -> None:
@@ -279,8 +305,7 @@ class Follower:
                 done.set()
 
         with suppress(RuntimeError):  # the loop has closed: we are stopping
-            assert self._loop is not None  # noqa: S101 set by start, before this thread
-            self._loop.call_soon_threadsafe(run)
+            loop.call_soon_threadsafe(run)
             while not done.wait(1.0) and not self._is_stopping:
                 pass
 
@@ -303,6 +328,7 @@ class Follower:
         if self._keyring is not None and keys is not None:
             self._keyring.load(keys)
             self._watchers.check()
+            self._has_keys = True
 
     def _apply(self, changes: Slice, keys: Sequence[StoredKey] | None) -> None:
         # The keys first: whoever waits for the revision of a revocation finds it in force.

@@ -1,0 +1,110 @@
+"""The table that workers are born with: their parent loads it once before it forks, and all of them share it.
+
+A worker goes on from there by itself. For those that replace a dead one the parent follows the log, seldom and on
+its only thread: a process that forks must have no other.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from time import monotonic
+
+from traffic_manager.access.keyring import Keyring
+from traffic_manager.config.settings import Settings
+from traffic_manager.db.feed import SqlFeed
+from traffic_manager.db.pool import Counters, open_database
+from traffic_manager.routing.follower import Follower
+from traffic_manager.routing.mirror import Mirror
+from traffic_manager.routing.watchers import Watchers
+
+# What a new worker has to catch up on; a poll costs half a millisecond.
+_FOLLOW_EVERY_S = 1.0
+# While the database is away a poll may take two seconds, and nobody looks after the workers meanwhile.
+_RETRY_MOST_S = 30.0
+
+
+@dataclass
+class Memory:
+    """What a worker answers from: the table, the recent changes, the API keys (None: nobody is asked for one).
+    *at_head*: when it was last known to be up to date, on the monotonic clock. *bad_rows*: passed over so far."""
+
+    mirror: Mirror
+    watchers: Watchers
+    keyring: Keyring | None
+    at_head: float | None = None
+    bad_rows: int = 0
+
+
+def empty_memory(settings: Settings) -> Memory:
+    """Return a memory with nothing in it. Raises StartRefused if it could not be guarded."""
+    settings.check_serving()
+    keyring = None if settings.is_open else Keyring(settings.pepper or b"")
+    mirror = Mirror(settings.app.mirror_max_routes, settings.cache.negative_ttl)
+    return Memory(mirror, Watchers(settings.watch.limit), keyring)
+
+
+class Inheritance:
+    """The memory that workers begin with."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.memory = empty_memory(settings)
+        self._database = open_database(settings.db, Counters(query=_nothing, connection_error=_nothing))
+        self._feed = _Feed(self._database, self._count_bad_row)
+        self._follower = Follower(
+            self._feed, self.memory.mirror, _Nobody(), self.memory.watchers, self.memory.keyring
+        )
+        self._due = 0.0
+        self._pause_s = _FOLLOW_EVERY_S
+
+    def follow(self) -> None:
+        """Load the table, or bring it up to date, if that is due."""
+        if monotonic() < self._due:
+            return
+        with self._database.watching():
+            is_ok = self._follower.catch_up()
+        self.memory.at_head = self._follower.at_head
+        self._pause_s = _FOLLOW_EVERY_S if is_ok else min(_RETRY_MOST_S, self._pause_s * 2)
+        self._due = monotonic() + self._pause_s
+
+    def before_fork(self) -> None:
+        """Put away what must not be shared, and keep children's collectors off what is: they would write to it."""
+        self._feed.close()
+        gc.collect()
+        gc.freeze()
+
+    def stop(self) -> None:
+        """End `follow`, if it runs, soon. For signal handlers."""
+        self._follower.stop()
+        self._database.hurry()
+
+    def _count_bad_row(self) -> None:
+        self.memory.bad_rows += 1
+
+
+class _Feed(SqlFeed):
+    def leave_epoch(self, epoch: str) -> None:
+        """Leave it to the workers, who see the same: it takes a pool."""
+
+
+class _Nobody:
+    """Hears what a follower reports: nobody reads the parent's metrics."""
+
+    def polled(self, ok: bool) -> None:
+        """Nothing."""
+
+    def gap(self) -> None:
+        """Nothing."""
+
+    def fork(self) -> None:
+        """Nothing."""
+
+    def hinted(self, are_trusted: bool) -> None:
+        """Nothing."""
+
+    def hint_missed(self) -> None:
+        """Nothing."""
+
+
+def _nothing() -> None:
+    pass
