@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from traffic_manager.cli import options, output
-from traffic_manager.cli.exits import failure_of, told
+from traffic_manager.cli.exits import told
 from traffic_manager.cli.output import Format
+from traffic_manager.cli.watch import Notes
 
 if TYPE_CHECKING:
-    from traffic_manager.client import Change, ChangePage, Client, ClientError, Filter, Position
+    from traffic_manager.client import Change, Client, Filter, Position
 
-WAIT_S = 30
 _PAGE_LIMIT = 1000
-_BACKOFF_CAP_S = 30.0
 
 
 _is_revision = re.compile(r"(?:[0-9a-f]{8}\.)?[0-9]{1,18}", re.ASCII).fullmatch
@@ -117,36 +114,12 @@ def _show(found: list[Change], head: Position, next_after: Position, form: Forma
 
 
 def _follow(client: Client, after: str | None, wanted: Filter, form: Format) -> None:
-    for page in _pages(client, after or str(_head(client)), wanted):
-        for change in page.changes:
+    from traffic_manager.client import follow
+
+    for event in follow(client, wanted, after or _head(client), outages=Notes()):
+        if event.kind == "change":
+            change = event.change
             output.line(output.json_line(asdict(change)) if form is Format.JSON else _told(change))
-
-
-def _pages(client: Client, after: str, wanted: Filter) -> Iterator[ChangePage]:
-    """Yield pages as changes happen. A server that was reached once is waited for; each change comes once,
-    because the next page always continues from `next_after`."""
-    from traffic_manager.client import Unavailable, Unreachable, full_jitter_s
-
-    failures, was_reached = 0, False
-    while True:
-        try:
-            page = client.changes(after, wanted, wait_s=WAIT_S).value
-        except (Unreachable, Unavailable) as error:
-            if not was_reached:
-                raise
-            _tell_outage(error, failures)
-            time.sleep(full_jitter_s(failures, base_s=0.5, cap_s=_BACKOFF_CAP_S))
-            failures += 1
-            continue
-        if failures:
-            output.note(f"back again; going on after {after}")
-        failures, was_reached, after = 0, True, str(page.next_after)
-        yield page
-
-
-def _tell_outage(error: ClientError, failures: int) -> None:
-    if failures == 0:
-        output.note(f"{failure_of(error).what}; trying again until it is back")
 
 
 def _told(change: Change) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from traffic_manager.cli import options, output
+from traffic_manager.cli import watch as watching
 from traffic_manager.cli.exits import NOT_FOUND, Failure, tell, told
 from traffic_manager.cli.output import Format, ListFormat
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _PAGE_SIZE = 500
 Limit = Annotated[int, typer.Option("--limit", min=1, help="Show at most so many.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Go on with each change as it happens.")]
 All = Annotated[bool, typer.Option("--all", help="Show all, whatever --limit says.")]
 
 
@@ -31,12 +33,15 @@ def register(app: typer.Typer, routes_app: typer.Typer) -> None:
 
 def resolve(
     route: options.RouteArgument,
+    watch: Watch = False,
     server: options.Server = options.DEFAULT_SERVER,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT_S,
     form: options.Output = Format.TABLE,
 ) -> None:
-    """Print the URL that serves this route now."""
+    """Print the URL that serves this route now; with --watch also each time that it is another, until Ctrl-C."""
     with told(), options.connect(server, timeout) as client:
+        if watch:
+            watching.watch(client, route, form)
         reply = client.resolve(route)
     if form is Format.JSON:
         output.document(asdict(reply.value))

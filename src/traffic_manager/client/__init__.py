@@ -35,7 +35,9 @@ from traffic_manager.client.model import (
     Resolved,
     Route,
     RoutePage,
+    StreamEvent,
 )
+from traffic_manager.client.stream import Outages, follow
 from traffic_manager.client.table import Table, TableMoved, read_table
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "NotFound",
     "Operation",
     "OperationResult",
+    "Outages",
     "Position",
     "Problem",
     "Readiness",
@@ -61,11 +64,13 @@ __all__ = [
     "Resolved",
     "Route",
     "RoutePage",
+    "StreamEvent",
     "Table",
     "TableMoved",
     "Unavailable",
     "UnexpectedAnswer",
     "Unreachable",
+    "follow",
     "full_jitter_s",
     "read_table",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -19,6 +20,7 @@ from traffic_manager.client.answers import (
     route_page,
 )
 from traffic_manager.client.errors import UnexpectedAnswer, Unreachable, refusal
+from traffic_manager.client.events import events_of
 from traffic_manager.client.model import (
     BatchResult,
     ChangePage,
@@ -32,6 +34,7 @@ from traffic_manager.client.model import (
     Resolved,
     Route,
     RoutePage,
+    StreamEvent,
     read,
 )
 
@@ -166,6 +169,30 @@ class Client:
         reply = self._call("GET", "/changes", params=params, timeout_s=self._timeout_s + wait_s)
         return self._read(reply, change_page)
 
+    def events(
+        self,
+        wanted: Filter,
+        after: Position | str | None = None,
+        *,
+        with_snapshot: bool = False,
+        silence_s: float = 60.0,
+    ) -> Iterator[StreamEvent]:
+        """Yield the events of one stream until it ends; `follow` goes on after that. *after* None: from now on.
+        Raises HistoryGone if *after* cannot be gone on from, Unreachable if the connection breaks or is silent,
+        without a heart-beat, for *silence_s*."""
+        params = wanted.params() | ({} if after is None else {"after": str(after)})
+        params |= {"include": "snapshot"} if with_snapshot else {}
+        url = f"{self._base}/api/v1/changes/stream?{urlencode(params, quote_via=quote)}"
+        timeout = httpx2.Timeout(self._timeout_s, read=silence_s)
+        with self._told(), self._http.stream("GET", url, timeout=timeout) as answer:
+            if not answer.is_success:
+                answer.read()
+                raise self._failure(answer)
+            try:
+                yield from events_of(answer.iter_bytes())
+            except ValueError as error:
+                raise UnexpectedAnswer(self.shown_url, f"a stream with {error}") from error
+
     def ready(self) -> Readiness:
         """Return whether the server takes work, and its checks. Raises Unavailable if it cannot even say."""
         answer = self._send("GET", f"{self._base}/health/ready")
@@ -205,10 +232,16 @@ class Client:
         content: bytes | None = None,
         timeout_s: float | None = None,
     ) -> httpx2.Response:
-        try:
+        with self._told():
             return self._http.request(
                 method, url, headers=headers, content=content, timeout=timeout_s or self._timeout_s
             )
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell what became of a request in our own errors."""
+        try:
+            yield
         except httpx2.TransportError as error:
             may_be_done = not isinstance(error, _NEVER_SENT)
             raise Unreachable(self.shown_url, _reason(error), may_be_done=may_be_done) from error

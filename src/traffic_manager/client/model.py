@@ -119,6 +119,23 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """One event of a stream: its *kind* (`change`, `progress`, `snapshot`, `route`, `snapshot-end`, `end`), the
+    *position* from which the stream can be gone on after it, None where it cannot, and its *document*. *retry_ms*:
+    after an `end`, come back so much later."""
+
+    kind: str
+    position: Position | None
+    document: Json
+    retry_ms: int = 0
+
+    @property
+    def change(self) -> Change:
+        """The change that a `change` tells. Raises ValueError if it is none."""
+        return read(Change, self.document)
+
+
+@dataclass(frozen=True, slots=True)
 class RoutePage:
     """Routes in key order; *next_page_token* is None on the last page."""
 
