@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ EVENTS = [
 @given(st.sets(st.integers(0, len(STREAM))))
 def test_events_are_the_same_wherever_the_bytes_are_cut(cuts: set[int]) -> None:
     places = [0, *sorted(cuts), len(STREAM)]
-    chunks = [STREAM[a:b] for a, b in zip(places, places[1:], strict=False)]
+    chunks = [STREAM[a:b] for a, b in pairwise(places)]
     assert list(events_of(chunks)) == EVENTS
 
 
