@@ -118,7 +118,7 @@ class Twin:
 class Twins:
     """Both, and what they serve: the mirror, and how stale it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, gate: Gate) -> None:
         self.follower = FakeFollower()
         self.mirror = Mirror(max_routes=100)
         self.serve({"v2": Entry(URL, 5), "strange": Entry(URL, 6)})
@@ -129,7 +129,7 @@ class Twins:
             "mirror": self.mirror,
             "follower": follower,
             "resolver": Resolver(self.mirror, follower, nothing, nothing, nothing, nothing),
-            "gate": Gate(None),
+            "gate": gate,
         }
         parts = Parts(**{**dict.fromkeys((part.name for part in fields(Parts)), nothing), **needed})
         self.lane = Twin(parts, lambda parts: partial(LaneConnection, Lane(parts), parts.metrics))
@@ -164,9 +164,9 @@ async def _no_lifespan(_app: FastAPI) -> AsyncIterator[None]:
 
 
 @contextmanager
-def the_twins() -> Iterator[Twins]:
-    """Start and stop them."""
-    twins = Twins()
+def the_twins(gate: Gate | None = None) -> Iterator[Twins]:
+    """Start and stop them. *gate*: whom they let in; without one everybody."""
+    twins = Twins(gate or Gate(None))
     for twin in (twins.lane, twins.documented):
         twin.start()
     try:

@@ -22,6 +22,11 @@ MAX_REMEMBERED = 10_000
 _NOBODY_S_DIGEST = bytes(32)
 
 
+def mark_of(credential: bytes) -> bytes:
+    """Return what stands for *credential* in memory, so that no secret has to be kept."""
+    return sha256(credential).digest()
+
+
 class Entry(NamedTuple):
     """A key in force, unless *expires_at* (seconds since 1970) is over."""
 
@@ -37,7 +42,7 @@ class Keyring:
         self._pepper = pepper
         self._now = now
         self._entries: dict[str, Entry] = {}
-        # By the hash of the whole credential, so that no secret is kept: who showed it lately.
+        # Who was admitted lately, by the mark of the whole credential.
         self._remembered: dict[bytes, Entry] = {}
         self.is_loaded = False
 
@@ -53,16 +58,21 @@ class Keyring:
     def principal_of(self, credential: bytes) -> Principal:
         """Return whose key *credential* is. Raises Unauthenticated if it is none in force, SourceUnavailable while
         the keys are not known yet."""
-        known = sha256(credential).digest()
-        entry = self._remembered.get(known)
+        mark = mark_of(credential)
+        entry = self._remembered.get(mark)
         if entry is None:
             entry = self._checked(credential)
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered = {}
-            self._remembered[known] = entry
+            self._remembered[mark] = entry
         if self._now() >= entry.expires_at:
             raise Unauthenticated
         return entry.principal
+
+    def admitted(self, mark: bytes) -> Principal | None:
+        """Return whose the credential of *mark* is, if `principal_of` was asked for it lately and it is in force."""
+        entry = self._remembered.get(mark)
+        return entry.principal if entry is not None and self._now() < entry.expires_at else None
 
     def knows(self, principal: Principal) -> bool:
         """Return whether the key of *principal* is still in force: for whoever was let in a while ago."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
@@ -100,22 +100,18 @@ class Principal:
     name: str
     grants: tuple[Grant, ...]
     key_id: str | None = None
+    # Where it may resolve: beside the others, because the lane asks this of every request.
+    resolvable: frozenset[Place] = field(init=False, repr=False, compare=False)
     _places: Mapping[Operation, frozenset[Place]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         places = {op: frozenset(g.place for g in self.grants if g.role in ROLES_OF[op]) for op in Operation}
         object.__setattr__(self, "_places", places)  # frozen for everybody else
+        object.__setattr__(self, "resolvable", places[Operation.RESOLVE])
 
     def may(self, operation: Operation, tenant: str | None, env: str | None) -> bool:
-        """Return whether *operation* is permitted in that tenant's environment (None: in all of them). This is the
-        decision; it looks at the names alone, never at what is there."""
-        places = self._places[operation]
-        return (
-            (tenant, env) in places
-            or (None, None) in places
-            or (tenant, None) in places
-            or (None, env) in places
-        )
+        """Return whether *operation* is permitted in that tenant's environment (None: in all of them)."""
+        return covers(self._places[operation], tenant, env)
 
     def check(self, operation: Operation, tenant: str | None, env: str | None) -> None:
         """Raise Forbidden unless *operation* is permitted there."""
@@ -133,6 +129,14 @@ class Principal:
         """Raise Forbidden if *operation* is permitted nowhere at all."""
         if not self._places[operation]:
             raise Forbidden
+
+
+def covers(places: Container[Place], tenant: str | None, env: str | None) -> bool:
+    """Return whether *places* hold that tenant's environment (None: all of them). This is the decision; it looks at
+    the names alone, never at what is there."""
+    return (
+        (tenant, env) in places or (tenant, None) in places or (None, None) in places or (None, env) in places
+    )
 
 
 def operations_of(role: Role) -> list[Operation]:

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from traffic_manager.access.keyring import Keyring
-from traffic_manager.access.permissions import Grant, Principal, Role
+from traffic_manager.access.keyring import Keyring, mark_of
+from traffic_manager.access.permissions import Grant, Principal, Role, covers
 from traffic_manager.api.problems import Headers
 from traffic_manager.errors import TrafficManagerError, Unauthenticated
 from traffic_manager.routing.watchers import always
@@ -36,21 +36,35 @@ _METRICS = "/metrics"
 
 
 class Gate:
-    """Tells who shows a credential. *keyring* None: nobody is asked for one."""
+    """Tells who shows a credential. *keyring* None: nobody is asked for one, and *is_open*."""
 
     def __init__(self, keyring: Keyring | None) -> None:
         self._keyring = keyring
-
-    @property
-    def is_open(self) -> bool:
-        """True if nobody is asked for a credential."""
-        return self._keyring is None
+        self.is_open = keyring is None
 
     def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
         """Return who asks. Raises Unauthenticated, or SourceUnavailable while the keys are not known yet."""
         if self._keyring is None:
             return ANONYMOUS
         return self._keyring.principal_of(_credential_of(headers))
+
+    def mark_of(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+        """Return what stands for the request's credential in memory; None without exactly one, or if it is not asked
+        for."""
+        if self.is_open:
+            return None
+        try:
+            return mark_of(_credential_of(headers))
+        except Unauthenticated:
+            return None
+
+    def permits_resolve(self, mark: bytes | None, tenant: str, env: str) -> bool:
+        """Return whether the credential of *mark* was admitted lately, is in force, and may resolve there. False is
+        no refusal: `admit` has to be asked."""
+        if self._keyring is None or mark is None:
+            return False
+        principal = self._keyring.admitted(mark)
+        return principal is not None and covers(principal.resolvable, tenant, env)
 
     def still_admits(self, principal: Principal) -> Callable[[], bool]:
         """Return what tells whether *principal*, let in a while ago, would be let in now."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from hashlib import sha256
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -46,6 +47,9 @@ class Asked(NamedTuple):
     """A plain resolve, as its head was parsed."""
 
     key: str  # the text of the route's key
+    tenant: str
+    env: str
+    mark: bytes | None  # of the credential that was shown
     if_none_match: bytes | None
     is_last: bool  # the client wants no further answer on this connection
 
@@ -57,6 +61,8 @@ class Lane:
         self._mirror = parts.mirror
         self._look_up = parts.resolver.look_up
         self._stale_age_s = parts.follower.stale_age_s
+        self._gate = parts.gate
+        self.mark_of = parts.gate.mark_of
         self._count = parts.metrics.resolved_in_lane
         self._count_flagged = parts.metrics.tm_resolve_flagged_total.inc
         self._rendered: Kept[str, Rendered] = Kept(_RENDERED_BYTES, _size_of_rendered)
@@ -66,12 +72,12 @@ class Lane:
 
     def parsed_before(self, head: bytes) -> tuple[Asked, bytes | None] | None:
         """Return how *head*, all of a request, was parsed when it came before, and its own correlation id."""
-        asked = self._heads.get(head)
+        asked = self._heads.get(self._kept_as(head))
         if asked is not None:
             return asked, None
         without, correlation_id = _split(head)
         if correlation_id is not None:
-            asked = self._heads.get(without)
+            asked = self._heads.get(self._kept_as(without))
             if asked is not None:
                 return asked, correlation_id
         return None
@@ -81,9 +87,17 @@ class Lane:
         the place of one that was taken over would be parsed the same."""
         without, found = _split(head)
         if correlation_id is None:
-            self._heads.put(head, asked)
+            self._heads.put(self._kept_as(head), asked)
         elif found == correlation_id:
-            self._heads.put(without, asked)
+            self._heads.put(self._kept_as(without), asked)
+
+    def _kept_as(self, head: bytes) -> bytes:
+        """Return what stands for *head* in memory: a hash if it may hold a credential."""
+        return head if self._gate.is_open else sha256(head).digest()
+
+    def permits(self, asked: Asked) -> bool:
+        """Return whether the caller is known here and may resolve this; if not, the documented route says why not."""
+        return self._gate.is_open or self._gate.permits_resolve(asked.mark, asked.tenant, asked.env)
 
     def answer(self, asked: Asked, correlation_id: bytes | None, general: Headers) -> bytes | None:
         """Return the whole answer, beginning with the *general* headers; None if the mirror cannot tell."""
@@ -178,12 +192,15 @@ class LaneConnection(Connection):
                 given_ids.append(value)
         if self.parser.get_http_version() != "1.1":
             return None
-        is_last = not self.parser.should_keep_alive()
-        return Asked(b"/".join(names.groups()).decode(), if_none_match, is_last), accepted_id(given_ids)
+        key = b"/".join(names.groups()).decode()
+        tenant, _, env, _ = key.split("/")
+        mark, is_last = self._lane.mark_of(self.headers), not self.parser.should_keep_alive()
+        return Asked(key, tenant, env, mark, if_none_match, is_last), accepted_id(given_ids)
 
     def _answer(self, asked: Asked, correlation_id: bytes | None) -> bool:
         """Answer, if it is this request's turn, the client takes answers and the mirror can tell."""
-        # This is the place for a decision on access: what is asked for is known, and nothing has been done yet.
+        if not self._lane.permits(asked):
+            return False
         if self.is_waiting or self.flow.write_paused or self.transport.is_closing():
             return False
         answer = self._lane.answer(asked, correlation_id, self.server_state.default_headers)

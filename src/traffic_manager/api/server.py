@@ -103,8 +103,8 @@ class Server(uvicorn.Server):
 
 def protocol_of(parts: Parts) -> Protocol:
     """Return what makes the protocol of a new connection. With an access log there is no lane: it writes no lines,
-    for it would spend longer on them than on its answers. Nor with keys: it asks nobody for one."""
-    if parts.settings.api.access_log or not parts.gate.is_open:
+    for it would spend longer on them than on its answers."""
+    if parts.settings.api.access_log:
         return partial(Connection, parts.metrics)
     return partial(LaneConnection, Lane(parts), parts.metrics)
 
