@@ -17,5 +17,5 @@ class Plan:
 
 
 QUICK = Plan("quick", rounds=2, seconds=2, sizes=(10_000, 100_000), limit_s=300)
-BENCH = Plan("bench", rounds=5, seconds=3, sizes=(10_000, 100_000), limit_s=580)
-FULL = Plan("full", rounds=7, seconds=4, sizes=(10_000, 100_000, 1_000_000), limit_s=1_180)
+BENCH = Plan("bench", rounds=5, seconds=2, sizes=(10_000, 100_000), limit_s=580)
+FULL = Plan("full", rounds=5, seconds=4, sizes=(10_000, 100_000, 1_000_000), limit_s=1_180)

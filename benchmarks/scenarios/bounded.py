@@ -15,6 +15,7 @@ from benchmarks.figures import Figure, Outcome, Series, at_most
 from benchmarks.load import SERIAL, Contender, Load, Requests, WrongAnswers, ask, get, in_turn, warm
 from benchmarks.machine import rss_mb
 from benchmarks.routes import resolve_path, spread, url_of
+from benchmarks.scenarios.resolve import rates
 from benchmarks.stage import Stage
 from benchmarks.wire import workers_of
 
@@ -92,7 +93,7 @@ def _figures(loads: dict[str, list[Load]], routes: int) -> Iterator[Figure]:
     ours, theirs = loads["a tenth in memory"], loads["all in memory"]
     what = f"resolve, {routes:,} routes, a tenth in memory, Zipf, {_WORKERS} workers"
     beside = "all in memory"
-    yield Figure("bounded.rate", what, "/s", [a.rate for a in ours], beside, [b.rate for b in theirs])
+    yield rates("bounded.rate", what, ours, beside, theirs)
     tails = [[load.latency_ms[99] for load in runs] for runs in (ours, theirs)]
     yield Figure(
         "bounded.p99",

@@ -90,7 +90,10 @@ def _figures(loads: dict[str, list[Load]]) -> Iterator[Figure]:
 def _batch(batches: Sequence[Load], single: Sequence[Load]) -> Figure:
     keys, resolves = [load.rate * _BATCH for load in batches], [load.rate for load in single]
     what = f"keys resolved in batches of {_BATCH:,}, 4 connections"
-    note = f"p99 of a batch {median(load.latency_ms[99] for load in batches):.0f} ms"
+    tail_ms, used_us = (
+        median(of) for of in zip(*((load.latency_ms[99], load.cpu_us) for load in batches), strict=True)
+    )
+    note = f"p99 of a batch {tail_ms:.0f} ms; server CPU {used_us / _BATCH:.1f} µs a key"
     return Figure("resolve.batch", what, "/s", keys, "one by one, 64 connections", resolves, note=note)
 
 

@@ -18,6 +18,7 @@ from benchmarks.load import SERIAL, Contender, Load, Requests, WrongAnswers, get
 from benchmarks.machine import pss_mb, rss_mb, tree
 from benchmarks.propagated import p99, propagation_ms
 from benchmarks.routes import key_of, path_of, put_body, resolve_path, spread
+from benchmarks.scenarios.resolve import rates
 from benchmarks.scenarios.writes import WRITTEN, head_of
 from benchmarks.stage import EXAMPLE, Stage
 from benchmarks.wire import Connection, to_every_worker
@@ -109,7 +110,8 @@ def _ready_s(node: Node, workers: int) -> float:
 
 
 def _count_ready(node: Node) -> int:
-    lines = [json.loads(line) for line in node.log().splitlines() if line.startswith("{")]
+    # The last line may be half written.
+    lines = [json.loads(line) for line in node.log().split("\n")[:-1] if line.startswith("{")]
     return sum(line.get("event") == "ready" for line in lines)
 
 
@@ -217,11 +219,9 @@ def _rates(stage: Stage, databases: dict[int, dict[str, str]]) -> Iterator[Figur
 def _rate(
     verb: str, count: int, smallest: int, loads: dict[str, list[Load]], target: Target | None
 ) -> Figure:
-    ours, theirs = ([load.rate for load in loads[f"{verb}, {size:,}"]] for size in (count, smallest))
-    beside = f"{smallest:,} routes"
-    return Figure(
-        f"size.{verb}.{count}", f"{verb} rate, {count:,} routes", "/s", ours, beside, theirs, target
-    )
+    ours, theirs = (loads[f"{verb}, {size:,}"] for size in (count, smallest))
+    what = f"{verb} rate, {count:,} routes, 2 workers"
+    return rates(f"size.{verb}.{count}", what, ours, f"{smallest:,} routes", theirs, target)
 
 
 def _contenders(stage: Stage, node: Node, count: int) -> dict[str, Contender]:
