@@ -22,6 +22,8 @@ CHECKOUT_TIMEOUT_S = 0.25
 LOCK_TIMEOUT_S = 1.5
 READ_DEADLINE_S = 1.0
 WRITE_DEADLINE_S = 1.9
+# A follower that has to take in a long slice beside a busy event loop waits for its turns, not for the database.
+FEED_DEADLINE_S = 3.0
 # The whole table is read in one statement; a million routes took 1.8 s.
 TABLE_DEADLINE_S = 60.0
 

@@ -23,6 +23,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from traffic_manager.config.settings import DbSettings
 from traffic_manager.db.pool import (
     CHECKOUT_TIMEOUT_S,
+    FEED_DEADLINE_S,
     LOCK_TIMEOUT_S,
     READ_DEADLINE_S,
     TABLE_DEADLINE_S,
@@ -263,7 +264,7 @@ class PostgresConnection:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """Run single statements."""
-        with _translated(self._counters), self._watchdog.limit(self._connection, READ_DEADLINE_S):
+        with _translated(self._counters), self._watchdog.limit(self._connection, FEED_DEADLINE_S):
             yield _session(self._connection, self._counters)
 
     @contextmanager
