@@ -16,6 +16,7 @@ from traffic_manager import __version__
 from traffic_manager.api import changes, keys, operations, problems, resolve_batch, routes, stream
 from traffic_manager.api.access import HEALTH, Door, free_calls
 from traffic_manager.api.context import Parts
+from traffic_manager.api.head import HeadAsGet
 from traffic_manager.api.requests import shown
 from traffic_manager.api.schemas import ProblemAnswer
 from traffic_manager.errors import (
@@ -32,7 +33,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 _DESCRIPTION = """Which URL serves a version of a service of a tenant in an environment, right now?
 
 Routes are created, changed and resolved here; every change has a revision in one order.
-Errors are RFC 9457 problem documents."""
+Every GET answers HEAD, too. Errors are RFC 9457 problem documents."""
 
 # What pydantic calls a broken rule, and what we call it. Everything else is an invalid value.
 _CODES = {
@@ -96,6 +97,7 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     api.add_middleware(stream.StreamFront, parts=parts)
     free = free_calls(parts.gate, metrics_are_free=parts.settings.auth.metrics == "open")
     api.add_middleware(Door, gate=parts.gate, free=free, refuse=_refuse)
+    api.add_middleware(HeadAsGet)
     api.add_middleware(RequestMonitoring, metrics=parts.metrics, on_error=_on_bug, access_log=has_access_log)
     return api
 
@@ -164,7 +166,8 @@ def _allowed(path: str) -> str:
         for route in router.routes
         if isinstance(route, APIRoute) and route.path_regex.match(path)
     )
-    return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
+    methods = {method for route in matching for method in route.methods or ()}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 def _refuse(
