@@ -60,23 +60,54 @@ def _whole(series: Sequence[Series]) -> list[Series]:
 def readme(results: Results, notes: str, charts: Sequence[str]) -> str:
     """Return README.md for *results*, with the *notes* that are kept by hand and the named *charts*."""
     machine = ", ".join(f"{name} {value}" for name, value in results.machine.items())
+    targets = [figure for figure in results.figures if figure.target]
+    others = [figure for figure in results.figures if not figure.target and not is_growth(figure)]
     parts = [
         "# Benchmarks",
         f"{_summary(results.figures)} Measured {results.date} (`{results.plan}`): {machine}.",
         notes.strip(),
-        "## All figures",
+        "## Targets",
         "A ratio is ours over the one beside it, the median of the rounds, with the least and the most.",
-        table(results.figures),
+        table(targets),
+        "## Growth with the table",
+        growth([figure for figure in results.figures if is_growth(figure)]),
+        "## More figures",
+        table(others),
         "## Charts",
-        "\n".join(f"![{name}](charts/{name}.svg)" for name in charts),
+        "\n\n".join(f"![{name}](charts/{name}.svg)" for name in charts),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def is_growth(figure: Figure) -> bool:
+    """Return whether a figure was measured at several sizes of the table: its name ends with the size."""
+    return figure.name.rpartition(".")[2].isdigit() and figure.name.startswith("size.")
+
+
+def growth(figures: Sequence[Figure]) -> str:
+    """Return a table in Markdown with a column for each size."""
+    cells: dict[str, dict[int, str]] = {}
+    for figure in figures:
+        size = int(figure.name.rpartition(".")[2])
+        cells.setdefault(_without_size(figure.what, size), {})[size] = _value(figure.ours, figure.unit)
+    sizes = sorted({size for row in cells.values() for size in row})
+    head = ["what", *(f"{size:,} routes" for size in sizes)]
+    rows = [[what, *(row.get(size, "") for size in sizes)] for what, row in cells.items()]
+    return _markdown([head, ["---"] * len(head), *rows])
+
+
+def _without_size(what: str, size: int) -> str:
+    return what.replace(f", {size:,} routes", "").replace(f" beside {size:,}", "")
 
 
 def table(figures: Sequence[Figure]) -> str:
     """Return the figures as a table in Markdown."""
     head = ["what", "here", "beside it, in the same run", "ratio (least–most)", "target", "met", "notes"]
     rows = [head, ["---"] * len(head), *(_row(figure) for figure in figures)]
+    return _markdown(rows)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -16,8 +16,8 @@ from benchmarks.machine import describe
 from benchmarks.plan import Plan
 
 FOLDER = Path(__file__).parent / "results"
-# What two runs of the same code differ by on a quiet machine.
-_USUAL = 0.1
+# What two runs of the same code differ by on a quiet machine; without a peer the machine itself may have been slower.
+_USUAL, _USUAL_ALONE = 0.1, 0.25
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def slower(now: Results, before: Results) -> list[str]:
 def _is_worse(new: Figure, old: Figure) -> bool:
     now, then = median(new.measured), median(old.measured)
     worsened = then - now if new.is_better_high else now - then
-    return worsened > max(_USUAL * abs(then), _spread(new) / 2, _spread(old) / 2)
+    usual = _USUAL if new.ratios else _USUAL_ALONE
+    return worsened > max(usual * abs(then), _spread(new) / 2, _spread(old) / 2)
 
 
 def _spread(figure: Figure) -> float:

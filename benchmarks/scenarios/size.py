@@ -210,6 +210,9 @@ def _rates(stage: Stage, databases: dict[int, dict[str, str]]) -> Iterator[Figur
             contenders |= _contenders(stage, node, count)
         loads = in_turn(contenders, stage.plan.rounds, stage.plan.seconds, stage.say)
     smallest, *larger = databases
+    for verb in ("resolve", "write"):
+        rate = [load.rate for load in loads[f"{verb}, {smallest:,}"]]
+        yield Figure(f"size.{verb}.{smallest}", f"{verb} rate, {smallest:,} routes, 2 workers", "/s", rate)
     for count in larger:
         for verb in ("resolve", "write"):
             target = at_least(0.85) if verb == "resolve" and count == _MILLION else None

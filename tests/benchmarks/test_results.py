@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.figures import Figure, Series, at_least, at_most
-from benchmarks.report import readme, table
+from benchmarks.report import growth, readme, table
 from benchmarks.results import Results, joined, read, slower
 
 
@@ -88,3 +88,15 @@ def test_the_table_tells_ratio_spread_target_and_verdict() -> None:
 
 def test_the_page_counts_the_targets_that_are_met() -> None:
     assert "1 of 2 targets are met." in readme(a_run(a_rate(), a_wait(4.0)), "", [])
+
+
+def test_what_was_measured_at_several_sizes_is_one_row_with_a_column_each() -> None:
+    sizes = [
+        Figure(f"size.memory.{n}", f"memory, {n:,} routes", "MB", [90.0 + n / 1000]) for n in (1000, 20_000)
+    ]
+
+    assert growth(sizes).splitlines() == [
+        "| what | 1,000 routes | 20,000 routes |",
+        "| --- | --- | --- |",
+        "| memory | 91 MB | 110 MB |",
+    ]
