@@ -243,7 +243,7 @@ def test_only_plain_json_is_read_and_no_parameter_is_known(sqlite_api: httpx2.Cl
 
 def test_other_methods_are_told_both_ways_to_resolve(sqlite_api: httpx2.Client) -> None:
     answer = sqlite_api.put(RESOLVE, json={})
-    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, POST")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD, POST")
 
 
 def test_overwritten_route_is_answered_anew(api: httpx2.Client) -> None:

@@ -254,3 +254,13 @@ def test_batch_of_changes_is_seen_whole_while_it_is_read(store: MemoryStore, max
         assert len({urls[0] for urls in seen}) > 5
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("max_routes", [0, 2, 100])
+def test_no_key_is_answered_with_nothing(store: MemoryStore, max_routes: int) -> None:
+    async def run() -> None:
+        async with reading(store, max_routes) as r:
+            answers = await r.batch.resolve([])
+            assert (list(answers.entries), answers.as_of) == ([], 3)
+
+    asyncio.run(run())

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 
-from traffic_manager.access.permissions import Operation
+from traffic_manager.access.permissions import Operation, Principal
 from traffic_manager.api import schemas
 from traffic_manager.api.access import GivenCaller
 from traffic_manager.api.context import GivenParts, MinRevision, Parts, json_answer
@@ -19,16 +17,15 @@ from traffic_manager.api.documents import documented
 from traffic_manager.api.problems import PROBLEMS, JsonObject
 from traffic_manager.api.requests import StrictRoute
 from traffic_manager.api.resolve import freshness
-from traffic_manager.errors import Forbidden, InvalidInput, RouteNotFound
+from traffic_manager.errors import FieldProblem, Forbidden, InvalidInput, RouteNotFound
 from traffic_manager.monitoring.resolve_counts import ResolveOutcome
 from traffic_manager.routing.batch_resolver import Answers
-from traffic_manager.routing.model import NAME_FIELDS, Position, RouteKey, name_problem
+from traffic_manager.routing.model import Position, RouteKey
 from traffic_manager.routing.ports import Entry
 
 router = APIRouter(prefix="/api/v1/routes", route_class=StrictRoute, tags=["routes"])
 
-_NOT_FOUND = PROBLEMS[RouteNotFound].code
-_FORBIDDEN = PROBLEMS[Forbidden].code
+_CODES = {PROBLEMS[kind].status: PROBLEMS[kind].code for kind in (RouteNotFound, Forbidden)}
 # Whoever repairs a list of keys reads only the first.
 _MAX_PROBLEMS = 32
 # Above this many, names are checked on a thread: 1,000 keys take 3 ms.
@@ -48,7 +45,7 @@ async def resolve_batch(
     few = len(body.keys) <= _FEW_KEYS
     keys = _keys(body.keys) if few else await asyncio.to_thread(_keys, body.keys)
     is_strong = "no-cache" in (cache_control or "").lower()
-    permitted = [key for key in keys if caller.may(Operation.RESOLVE, key.tenant, key.env)]
+    permitted = _permitted(caller, keys)
     try:
         answers = await parts.batch_resolver.resolve(permitted, is_strong=is_strong, at_least=at_least)
     except BaseException:
@@ -57,51 +54,59 @@ async def resolve_batch(
     _count(parts, permitted, answers)
     as_of = Position(answers.epoch8, answers.as_of)
     entries = dict(zip(permitted, answers.entries, strict=True))
-    results = [_result(key, entries[key]) if key in entries else _refused(key) for key in keys]
-    document = {"results": results, "as_of": str(as_of)}
+    document = {"results": [_result(key, entries) for key in keys], "as_of": str(as_of)}
     return json_answer(document, as_of, headers=freshness(answers.stale_age_s))
 
 
 def _keys(bodies: Sequence[schemas.KeyBody]) -> list[RouteKey]:
     """Return the keys. Raises InvalidInput that says where the first ill-formed names stand."""
-    names = [(body.tenant, body.service, body.env, body.version) for body in bodies]
-    problems = (
-        replace(problem, pointer=f"/keys/{index}/{field}")
-        for index, four in enumerate(names)
-        for field, name in zip(NAME_FIELDS, four, strict=True)
-        if (problem := name_problem(field, name))
-    )
-    if found := list(islice(problems, _MAX_PROBLEMS)):
-        raise InvalidInput(*found)
-    return [RouteKey.known(*four) for four in names]
+    keys: list[RouteKey] = []
+    problems: list[FieldProblem] = []
+    for index, body in enumerate(bodies):
+        try:
+            keys.append(RouteKey.of(body.tenant, body.service, body.env, body.version))
+        except InvalidInput as error:
+            problems += [replace(p, pointer=f"/keys/{index}/{p.field}") for p in error.problems]
+            if len(problems) >= _MAX_PROBLEMS:
+                break
+    if problems:
+        raise InvalidInput(*problems[:_MAX_PROBLEMS])
+    return keys
 
 
-def _result(key: RouteKey, entry: Entry | None) -> JsonObject:
+def _permitted(caller: Principal, keys: Sequence[RouteKey]) -> list[RouteKey]:
+    """Return those of *keys* that *caller* may resolve."""
+    places = {(key.tenant, key.env) for key in keys}
+    open_places = {place for place in places if caller.may(Operation.RESOLVE, *place)}
+    if open_places == places:
+        return list(keys)
+    return [key for key in keys if (key.tenant, key.env) in open_places]
+
+
+def _result(key: RouteKey, entries: Mapping[RouteKey, Entry | None]) -> JsonObject:
+    """Return the result of *key*, which may not be resolved, whatever there is, if it is not among *entries*."""
+    entry = entries.get(key)
+    status = 200 if entry else 404 if key in entries else 403
+    tenant, service, env, version = key
     return {
-        "status": 200 if entry else 404,
-        **key._asdict(),
+        "status": status,
+        "tenant": tenant,
+        "service": service,
+        "env": env,
+        "version": version,
         "url": entry.url if entry else None,
         "revision": entry.revision if entry else None,
-        "code": None if entry else _NOT_FOUND,
+        "code": _CODES.get(status),
     }
-
-
-def _refused(key: RouteKey) -> JsonObject:
-    """Return the result of a key that may not be resolved, whatever there is."""
-    return {"status": 403, **key._asdict(), "url": None, "revision": None, "code": _FORBIDDEN}
 
 
 def _count(parts: Parts, keys: Sequence[RouteKey], answers: Answers) -> None:
     """Count each key as a resolve of its own."""
-    outcomes = Counter(
-        ResolveOutcome.MISS
-        if key in answers.missed
-        else ResolveOutcome.HIT
-        if entry
-        else ResolveOutcome.NEGATIVE
-        for key, entry in zip(keys, answers.entries, strict=True)
-    )
-    for outcome, count in outcomes.items():
-        parts.metrics.resolved_in_batch(outcome, count)
+    known = [e for k, e in zip(keys, answers.entries, strict=True) if k not in answers.missed]
+    negative = known.count(None)
+    count = parts.metrics.resolved_in_batch
+    count(ResolveOutcome.HIT, len(known) - negative)
+    count(ResolveOutcome.NEGATIVE, negative)
+    count(ResolveOutcome.MISS, len(keys) - len(known))
     if answers.stale_age_s is not None:
         parts.metrics.tm_resolve_flagged_total.inc(len(keys))

@@ -74,7 +74,8 @@ class BatchResolver:
             found = [answer for answer in known if answer is not None]
             if len(found) < len(keys) or len({answer.as_of for answer in found}) > 1:
                 return None
-            as_of, entries = found[0].as_of, [answer.entry for answer in found]
+            as_of = found[0].as_of if found else mirror.applied
+            entries = [answer.entry for answer in found]
         return Answers(mirror.head.epoch8, as_of, entries, missed, self._follower.stale_age_s())
 
     async def _fill(self, missing: Collection[RouteKey]) -> None:

@@ -28,6 +28,7 @@ NAME_RULE = (
 )
 
 _is_name = re.compile(NAME_PATTERN, re.ASCII).fullmatch
+_are_names = re.compile("/".join([NAME_PATTERN] * len(NAME_FIELDS)), re.ASCII).fullmatch
 
 
 class RouteKey(NamedTuple):
@@ -43,11 +44,10 @@ class RouteKey(NamedTuple):
     def of(cls, tenant: str, service: str, env: str, version: str) -> Self:
         """Return the key. Raises InvalidInput that names every ill-formed name."""
         names = (tenant, service, env, version)
-        problems = [
-            p for field, name in zip(NAME_FIELDS, names, strict=True) if (p := name_problem(field, name))
-        ]
-        if problems:
-            raise InvalidInput(*problems)
+        text = "/".join(names)
+        if not _are_names(text) or ".." in text:
+            problems = (name_problem(field, name) for field, name in zip(NAME_FIELDS, names, strict=True))
+            raise InvalidInput(*filter(None, problems))
         return cls(TenantName(tenant), ServiceName(service), EnvName(env), VersionName(version))
 
     @classmethod
