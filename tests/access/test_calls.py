@@ -142,7 +142,7 @@ class TestWhoAmI:
                     "role": "viewer",
                     "tenant": "*",
                     "env": "test",
-                    "operations": ["resolve", "list", "get", "history", "changes", "read-metrics"],
+                    "operations": ["resolve", "list", "get", "history", "changes"],
                 },
             ],
         }

@@ -69,6 +69,9 @@ ROLES_OF: Mapping[Operation, frozenset[Role]] = {
     Operation.READ_METRICS: _VIEWERS,
 }
 
+# These belong to no tenant, so they need a grant for any tenant in any environment.
+OF_ALL_TENANTS = frozenset({Operation.READ_METRICS})
+
 
 class Grant(NamedTuple):
     """A role in a tenant's environment; None: in any."""
@@ -139,9 +142,14 @@ def covers(places: Container[Place], tenant: str | None, env: str | None) -> boo
     )
 
 
-def operations_of(role: Role) -> list[Operation]:
-    """Return what *role* may do, in the order of the table."""
-    return [operation for operation in Operation if role in ROLES_OF[operation]]
+def operations_of(grant: Grant) -> list[Operation]:
+    """Return what *grant* lets its holder do, in the order of the table."""
+    return [
+        operation
+        for operation in Operation
+        if grant.role in ROLES_OF[operation]
+        and (operation not in OF_ALL_TENANTS or grant.place == (None, None))
+    ]
 
 
 def as_text(grants: Iterable[Grant]) -> str:

@@ -48,7 +48,7 @@ async def list_keys(
     following = [key for key in keys if key.id > after]
     page = following[:page_size]
     token = pages.token_of(page[-1].id, ["keys"]) if len(following) > page_size else None
-    return json_answer({"keys": [_key_json(key) for key in page], "next_page_token": token}, head.position)
+    return json_answer({"keys": [key_json(key) for key in page], "next_page_token": token}, head.position)
 
 
 @router.post("/keys", status_code=201, **documented(201, schemas.IssuedKeyAnswer, 400, 413, 415, 422, 501))
@@ -86,13 +86,13 @@ async def revoke_key(key_id: str, parts: GivenParts, caller: GivenCaller, author
     caller.check_anywhere(Operation.REVOKE_KEY)
     head, key = await parts.reads.run(lambda: parts.key_registry.revoke(caller, author, key_id))
     await parts.follower.reached(head.revision, CATCH_UP_S)
-    return json_answer(_key_json(key), head.position)
+    return json_answer(key_json(key), head.position)
 
 
 async def _issued_answer(parts: Parts, issued: Issued) -> Response:
     """Return the answer once this worker's own door knows the key (or 100 ms later)."""
     await parts.follower.reached(issued.head.revision, CATCH_UP_S)
-    document = _key_json(issued.key) | {"key": str(issued.secret)}
+    document = key_json(issued.key) | {"key": str(issued.secret)}
     response = json_answer(document, issued.head.position, 201)
     response.headers["Cache-Control"] = "no-store"
     return response
@@ -116,7 +116,8 @@ def _problem_at(field: str, name: str, pointer: str) -> FieldProblem | None:
     return FieldProblem(field, problem.code, problem.detail, pointer) if problem else None
 
 
-def _key_json(key: ApiKey) -> JsonObject:
+def key_json(key: ApiKey) -> JsonObject:
+    """Return *key* as the API shows it."""
     is_live = key.is_live(time.time_ns() // 1000)
     return {
         "id": key.id,
@@ -132,6 +133,6 @@ def _key_json(key: ApiKey) -> JsonObject:
 
 def _grants_json(grants: Sequence[Grant]) -> list[JsonObject]:
     return [
-        {"role": g.role, "tenant": g.tenant or ANY, "env": g.env or ANY, "operations": operations_of(g.role)}
+        {"role": g.role, "tenant": g.tenant or ANY, "env": g.env or ANY, "operations": operations_of(g)}
         for g in grants
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import typer
 
 from traffic_manager import __version__
-from traffic_manager.cli import changes, health, routes, server, transfer, writes
+from traffic_manager.cli import changes, health, keys, options, routes, server, transfer, writes
 from traffic_manager.cli.exits import HELP
 
 app = typer.Typer(
@@ -34,8 +34,10 @@ def _root(
     version: bool = typer.Option(
         False, "--version", callback=_show_version, is_eager=True, help="Show the program's version."
     ),
+    key_file: options.KeyFile = None,
 ) -> None:
     """Which URL serves this service of this tenant, environment and version, right now?"""
+    options.use_key_file(key_file)
 
 
 routes_app = typer.Typer(help="Read and change routes.", no_args_is_help=True)
@@ -46,6 +48,7 @@ transfer.register(routes_app)
 app.add_typer(routes_app, name="routes")
 changes.register(app)
 health.register(app)
+keys.register(app)
 
 
 def main() -> None:

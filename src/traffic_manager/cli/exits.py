@@ -38,6 +38,8 @@ HELP = "Exit codes:\n\n" + "\n\n".join(f"{code:>3}  {meaning}" for code, meaning
 
 _NOT_FOUND_HINT = "see `traffic-manager routes list`; resolve finds active routes only"
 
+_NO_KEY_HINT = "see `traffic-manager keys list`"
+
 
 class Failure(NamedTuple):
     """How a command fails: its exit code, *what* happened, *hint* what to do, *details* one line each."""
@@ -97,7 +99,8 @@ def _refused(error: Refused) -> Failure:
     problem = error.problem
     details = tuple(f"{e.field}: {e.detail}" for e in problem.errors)
     if isinstance(error, client.NotFound):
-        return Failure(NOT_FOUND, str(error), _NOT_FOUND_HINT, details)
+        hint = _NO_KEY_HINT if problem.type.endswith(":key-not-found") else _NOT_FOUND_HINT
+        return Failure(NOT_FOUND, str(error), hint, details)
     if isinstance(error, client.Conflict):
         return Failure(CONFLICT, str(error), _conflict_hint(problem), (*details, *_current(problem)))
     if isinstance(error, client.HistoryGone):
@@ -139,6 +142,10 @@ def _later(problem: Problem) -> str:
 def _refused_hint(problem: Problem) -> str:
     if problem.status >= 500:
         return f"look for correlation id {problem.correlation_id} in the server's log"
+    if problem.status == 401:
+        return "set TM_API_KEY, or --key-file before the command, to a key that is in force"
+    if problem.status == 403:
+        return "`traffic-manager whoami` shows what your key may do"
     return (
         "correct the fields named here, then repeat" if problem.errors else "correct the input, then repeat"
     )

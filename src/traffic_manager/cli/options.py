@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -77,6 +79,15 @@ IfMatch = Annotated[
     ),
 ]
 
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file",
+        envvar="TM_API_KEY_FILE",
+        metavar="FILE",
+        help="The file of the API key to show; else the variable TM_API_KEY.",
+    ),
+]
 Server = Annotated[
     str,
     typer.Option("--server", envvar="TM_URL", metavar="URL", callback=_server, help="Where the server is."),
@@ -91,12 +102,35 @@ ListOutput = Annotated[
 ]
 
 
+# Of this run of the program; set before any command begins.
+_key_file: Path | None = None
+
+
+def use_key_file(path: Path | None) -> None:
+    """Have commands read their key from *path*."""
+    global _key_file
+    _key_file = path
+
+
+def api_key() -> str | None:
+    """Return the key to show: from --key-file, else from the variable TM_API_KEY. There is no option that takes it:
+    other users of this machine can read what a command was called with."""
+    try:
+        text = (_key_file.read_text() if _key_file else os.environ.get("TM_API_KEY", "")).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"--key-file: cannot be read: {error}") from None
+    if text and not (text.isascii() and text.isprintable() and " " not in text):
+        raise typer.BadParameter("--key-file or TM_API_KEY: must hold one key and nothing else")
+    return text or None
+
+
 def connect(server: str, timeout_s: float) -> Client:
     """Return a client of *server*; it connects with its first call."""
     from traffic_manager.client import Client
 
+    agent = f"traffic-manager/{__version__}"
     try:
-        return Client(server, timeout_s=timeout_s, user_agent=f"traffic-manager/{__version__}")
+        return Client(server, api_key=api_key(), timeout_s=timeout_s, user_agent=agent)
     except ValueError as error:
         raise typer.BadParameter(f"--server or TM_URL {error}") from None
 

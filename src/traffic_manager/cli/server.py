@@ -43,7 +43,7 @@ def serve(
     """Run the server until Ctrl-C or SIGTERM. Settings are environment variables: docs/settings.md."""
     from traffic_manager.main import serve as run
 
-    settings = _settings()
+    settings = given_settings()
     writer = _logging(settings)
     _exit_with(lambda: run(settings, writer, migrate_first=migrate))
 
@@ -52,7 +52,7 @@ def migrate() -> None:
     """Bring the database's tables up to date; safe to run again."""
     from traffic_manager.db.migrate import migrate as run
 
-    settings = _settings()
+    settings = given_settings()
     _logging(settings)
 
     def work() -> int:
@@ -68,7 +68,7 @@ def relay(context: typer.Context) -> None:
         return
     from traffic_manager.main import run_relay
 
-    settings = _settings()
+    settings = given_settings()
     _logging(settings)
     _exit_with(lambda: run_relay(settings))
 
@@ -79,7 +79,7 @@ def relay_replay(
     ],
 ) -> None:
     """Send the events of changes again, from one revision up to the newest, also those that were set aside."""
-    settings = _settings()
+    settings = given_settings()
     _logging(settings)
     _exit_with(lambda: _replay(settings, first))
 
@@ -102,21 +102,21 @@ def _replay(settings: Settings, first: int) -> int:
 
 def compact() -> None:
     """Forget changes older than RETENTION_DAYS, except the newest 100,000 and what Kafka has still to get."""
-    settings = _settings()
+    settings = given_settings()
     _logging(settings)
     _exit_with(lambda: _compact(settings))
 
 
 def verify() -> None:
     """Check that the log of changes is whole and unaltered, and that every route is as the log says."""
-    settings = _settings()
+    settings = given_settings()
     _logging(settings)
     _exit_with(lambda: _verify(settings))
 
 
 def new_epoch() -> None:
     """Say that this database was restored from a backup: what clients hold of the time after it counts no more."""
-    settings = _settings()
+    settings = given_settings()
     _logging(settings)
     _exit_with(lambda: _new_epoch(settings))
 
@@ -181,13 +181,13 @@ def config_show() -> None:
     """Print every setting as it is in force, secrets as ***."""
     from traffic_manager.config.settings import shown
 
-    for variable, value in shown(_settings()).items():
+    for variable, value in shown(given_settings()).items():
         typer.echo(f"{variable}={value}")
 
 
 def config_check() -> None:
     """Check every setting and report all problems at once."""
-    settings = _settings()
+    settings = given_settings()
 
     def check() -> int:
         settings.check_serving()
@@ -197,7 +197,8 @@ def config_check() -> None:
     _exit_with(check)
 
 
-def _settings() -> Settings:
+def given_settings() -> Settings:
+    """Return the settings of this machine; tell what is wrong with them, and exit."""
     from traffic_manager.config.settings import load_settings
 
     try:

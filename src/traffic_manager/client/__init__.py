@@ -21,12 +21,16 @@ from traffic_manager.client.errors import (
 )
 from traffic_manager.client.http import Client
 from traffic_manager.client.model import (
+    ApiKey,
     BatchResult,
     Change,
     ChangePage,
     Filter,
+    Grant,
     HistoryPage,
+    Identity,
     Key,
+    KeyPage,
     Operation,
     OperationResult,
     Position,
@@ -41,6 +45,7 @@ from traffic_manager.client.stream import Outages, follow
 from traffic_manager.client.table import Table, TableMoved, read_table
 
 __all__ = [
+    "ApiKey",
     "BatchResult",
     "Change",
     "ChangePage",
@@ -49,9 +54,12 @@ __all__ = [
     "Conflict",
     "FieldError",
     "Filter",
+    "Grant",
     "HistoryGone",
     "HistoryPage",
+    "Identity",
     "Key",
+    "KeyPage",
     "NotFound",
     "Operation",
     "OperationResult",

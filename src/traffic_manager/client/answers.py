@@ -10,11 +10,15 @@ import httpx2
 
 from traffic_manager.client.errors import FieldError, Problem
 from traffic_manager.client.model import (
+    ApiKey,
     BatchResult,
     Change,
     ChangePage,
+    Grant,
     HistoryPage,
+    Identity,
     Json,
+    KeyPage,
     OperationResult,
     Position,
     Route,
@@ -53,6 +57,24 @@ def change_page(document: Any) -> ChangePage:  # Any: JSON values
     return ChangePage(
         read_all(Change, page.changes), Position.parse(str(page.head)), Position.parse(str(page.next_after))
     )
+
+
+def api_key(document: Any) -> ApiKey:  # Any: JSON values
+    """Return a key, with its text if the answer has it."""
+    key = read(ApiKey, document | {"key": document.get("key")} if isinstance(document, dict) else document)
+    return replace(key, grants=read_all(Grant, key.grants))
+
+
+def key_page(document: Any) -> KeyPage:  # Any: JSON values
+    """Return a page of keys."""
+    page = read(KeyPage, document)
+    return replace(page, keys=tuple(api_key(key) for key in page.keys))
+
+
+def identity(document: Any) -> Identity:  # Any: JSON values
+    """Return who the caller is."""
+    found = read(Identity, document)
+    return replace(found, grants=read_all(Grant, found.grants))
 
 
 def batch_result(document: Any) -> BatchResult:  # Any: JSON values

@@ -77,7 +77,7 @@ class Refused(ClientError):
 
 
 class NotFound(Refused):
-    """There is no such route, or no active one."""
+    """There is no such route, no active one, or no such key."""
 
 
 class Conflict(Refused):

@@ -12,21 +12,28 @@ from urllib.parse import quote, urlencode, urlsplit
 import httpx2
 
 from traffic_manager.client.answers import (
+    api_key,
     batch_result,
     change_page,
     history_page,
+    identity,
     json_of,
+    key_page,
     problem_of,
     route_page,
 )
 from traffic_manager.client.errors import UnexpectedAnswer, Unreachable, refusal
 from traffic_manager.client.events import events_of
 from traffic_manager.client.model import (
+    ApiKey,
     BatchResult,
     ChangePage,
     Filter,
+    Grant,
     HistoryPage,
+    Identity,
     Key,
+    KeyPage,
     Operation,
     Position,
     Readiness,
@@ -60,20 +67,29 @@ _NEVER_SENT = (
 class Client:
     """A client of the server at *url* (`http://host:port`, also with a path before the API's).
 
-    *timeout_s* bounds connecting and each wait for bytes. Close it, or use it as a context manager. Threads
-    may share it. Raises ValueError if *url* is not an HTTP URL.
+    *api_key* is sent with every call. *timeout_s* bounds connecting and each wait for bytes. Close it, or use it as
+    a context manager. Threads may share it. Raises ValueError if *url* is not an HTTP URL.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 10.0, user_agent: str = "traffic-manager") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 10.0,
+        user_agent: str = "traffic-manager",
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must begin with http:// or https:// and name a host")
         self._base = url.rstrip("/")
         self._timeout_s = timeout_s
         self.shown_url = _without_secrets(url)
-        # Loading the trusted certificates takes 94 ms, and plain HTTP never looks at them.
+        headers = {"User-Agent": user_agent} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+        # Loading the trusted certificates takes 94 ms, and plain HTTP never looks at them. Redirects are not
+        # followed: they could take the key elsewhere.
         self._http = httpx2.Client(
-            headers={"User-Agent": user_agent}, timeout=timeout_s, verify=parts.scheme == "https"
+            headers=headers, timeout=timeout_s, verify=parts.scheme == "https", follow_redirects=False
         )
 
     def __enter__(self) -> Self:
@@ -150,6 +166,32 @@ class Client:
         `problem.index` if one fails. With *dry_run* only tell what would happen."""
         body = {"dry_run": dry_run, "operations": operations}
         return self._read(self._call("POST", "/routes/batch", body=body), batch_result)
+
+    # Access
+
+    def whoami(self) -> Reply[Identity]:
+        """Return who the caller is at the server, and what they may do."""
+        return self._read(self._call("GET", "/whoami"), identity)
+
+    def keys(self, *, page_size: int = PAGE_SIZE_MAX, page_token: str | None = None) -> Reply[KeyPage]:
+        """Return one page of the keys that the caller administers."""
+        params = {"page_size": str(page_size)} | _token(page_token)
+        return self._read(self._call("GET", "/keys", params=params), key_page)
+
+    def create_key(self, owner: str, grants: Sequence[Grant], expires_in_days: int) -> Reply[ApiKey]:
+        """Make a key. The answer alone has its text."""
+        wanted = [{"role": g.role, "tenant": g.tenant, "env": g.env} for g in grants]
+        body = {"owner": owner, "grants": wanted, "expires_in_days": expires_in_days}
+        return self._read(self._call("POST", "/keys", body=body), api_key)
+
+    def rotate_key(self, key_id: str, overlap_s: int, expires_in_days: int) -> Reply[ApiKey]:
+        """Make a key that replaces another, which ends after *overlap_s*. Raises NotFound."""
+        body = {"overlap_seconds": overlap_s, "expires_in_days": expires_in_days}
+        return self._read(self._call("POST", f"/keys/{quote(key_id, safe='')}/rotate", body=body), api_key)
+
+    def revoke_key(self, key_id: str) -> Reply[ApiKey]:
+        """End a key for good. Raises NotFound."""
+        return self._read(self._call("POST", f"/keys/{quote(key_id, safe='')}/revoke"), api_key)
 
     # Changes and health
 

@@ -74,6 +74,52 @@ class Resolved:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """A role in a tenant's environment, `*` for any, and what it permits there."""
+
+    role: str
+    tenant: str
+    env: str
+    operations: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        return f"{self.role}:{self.tenant}/{self.env}"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key; *key* is its text, which only the answer that made it has. Times are RFC 3339 text in UTC."""
+
+    id: str
+    owner: str
+    grants: Sequence[Grant]
+    state: str
+    created_at: str
+    created_by: str
+    expires_at: str
+    revoked_at: str | None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPage:
+    """A page of keys. *next_page_token* is None on the last."""
+
+    keys: Sequence[ApiKey]
+    next_page_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the caller is at the server, and what they may do where."""
+
+    name: str
+    key_id: str | None
+    auth_mode: str
+    grants: Sequence[Grant]
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """A route; times are RFC 3339 text in UTC."""
 
