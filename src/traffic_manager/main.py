@@ -27,7 +27,7 @@ from traffic_manager.monitoring.log_writer import LogWriter
 from traffic_manager.monitoring.metrics import Metrics, clear, forget_worker
 from traffic_manager.outbox import Outbox
 from traffic_manager.parent import EXIT_REFUSED, Parent
-from traffic_manager.worker import Worker, counters_of
+from traffic_manager.worker import Worker, counters_of, import_parts
 
 # Beyond draining and finishing: closing pools, releasing the lease.
 _CLOSE_S = 15.0
@@ -124,6 +124,7 @@ def _run_workers(settings: Settings, listener: socket.socket, log_writer: LogWri
     clear(directory)
     estate = _Estate(settings, directory)
     hearts = Heartbeats(settings.api.workers)
+    import_parts(settings)
 
     def work(index: int) -> int:
         def worker() -> Worker:
