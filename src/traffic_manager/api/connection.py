@@ -38,6 +38,8 @@ _PIECE_BYTES = 4 * 1024
 _HALF_CLOSED_S = 2.0
 # At the end, a connection that was accepted without a request yet has so long to send it.
 _FIRST_REQUEST_S = 0.5
+# The extension of a scope that has the connection.
+EXTENSION = "traffic_manager"
 _MALFORMED = RequestRefused(400, "malformed-request", "is not HTTP/1.1")
 _HEAD_TOO_LARGE = RequestRefused(
     431, "head-too-large", f"a head must be at most {MAX_HEAD_BYTES} bytes of at most {MAX_HEADERS} headers"
@@ -60,6 +62,7 @@ class Connection(HttpToolsProtocol):
         self._is_over = False  # nothing more is read; when all is answered, it closes
         self._is_ours = False  # the application has the message at hand
         self._in_body = False
+        self._is_endless = False  # the answer under way
         self._has_answered = False
         self._held = b""  # came while reading was paused
         self._fed_bytes = 0  # since the message began, or since its last bytes of body
@@ -94,7 +97,7 @@ class Connection(HttpToolsProtocol):
 
     def eof_received(self) -> bool | None:  # type: ignore[override] # uvicorn never stays open
         """Stay open for the answers to whole requests, though not for long: most such clients are gone."""
-        if not self.is_waiting or self._in_body:
+        if not self.is_waiting or self._in_body or self._is_endless:
             return None
         self._is_over = True
         self.loop.call_later(_HALF_CLOSED_S, self.transport.close)
@@ -253,9 +256,23 @@ class Connection(HttpToolsProtocol):
         url, headers = self.url, self.headers
         super().on_message_begin()
         self.url = url
+        self.scope["extensions"] = {EXTENSION: {"connection": self}}
+        self._is_endless = False
         headers_of_scope = self.headers
         headers_of_scope += headers
         self.expect_100_continue = (b"expect", b"100-continue") in [(n, v.lower()) for n, v in headers]
+
+    # For streams.
+
+    def begin_endless(self) -> None:
+        """Take note that the answer under way has no end: a client that closes its own side is gone then."""
+        self._is_endless = True
+
+    def give_up(self, grace_s: float) -> None:
+        """Let the application end an answer that its client may not take: what is sent now is buffered all the same,
+        and the connection is cut if that is not taken within *grace_s*."""
+        self.flow.resume_writing()
+        self.loop.call_later(grace_s, self.transport.abort)
 
     # Refusals.
 

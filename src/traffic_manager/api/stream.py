@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -20,9 +19,9 @@ from traffic_manager.access.permissions import Operation, Principal
 from traffic_manager.api import sse
 from traffic_manager.api.access import GivenCaller
 from traffic_manager.api.changes import position_of, read_in_turn, turn
+from traffic_manager.api.connection import EXTENSION, Connection
 from traffic_manager.api.context import GivenNames, GivenParts, Parts, name_filter
 from traffic_manager.api.documents import documented_stream
-from traffic_manager.api.problems import JsonObject
 from traffic_manager.api.requests import StrictRoute, query_of
 from traffic_manager.errors import (
     FieldProblem,
@@ -86,7 +85,7 @@ class StreamFront:
         if scope["type"] == "http" and scope["path"] == STREAM_PATH and scope["method"] == "GET":
             try:
                 scope["route"] = _StreamRoute  # for the metrics
-                await _serve(self._parts, _question_of(scope), receive, send)
+                await _serve(self._parts, _question_of(scope), scope, receive, send)
                 return
             except TrafficManagerError:
                 pass  # nothing was sent; the documented call says why
@@ -130,7 +129,7 @@ class _StreamAnswer(Response):
         self._question = question
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _serve(self._parts, self._question, receive, send)
+        await _serve(self._parts, self._question, scope, receive, send)
 
 
 def _question(
@@ -161,13 +160,13 @@ def _question_of(scope: Scope) -> Question:
     )
 
 
-async def _serve(parts: Parts, question: Question, receive: Receive, send: Send) -> None:
+async def _serve(parts: Parts, question: Question, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve the stream until it ends. Raises TrafficManagerError before anything is sent, or never."""
     head, start = await _start(parts, question)
     is_admitted = parts.gate.still_admits(question.caller)
     start_at = head.revision if start is None else start
     with parts.watchers.watching(question.wanted, start_at, is_admitted) as watcher:
-        stream = _Stream(parts, watcher, head.epoch8, send)
+        stream = _Stream(parts, watcher, head.epoch8, send, scope["extensions"][EXTENSION]["connection"])
         await stream.run(receive, has_snapshot=start is None and question.has_snapshot)
 
 
@@ -197,12 +196,26 @@ Portion = tuple[int, list[tuple[RouteKey, Entry]]]
 
 
 class _Stream:
-    """One reader's stream: what *watcher* is told, sent by *send*."""
+    """One reader's stream: what *watcher* is told, sent by *send* over *connection*."""
 
-    __slots__ = ("_ends_at", "_epoch8", "_parts", "_said", "_send", "_sent", "_settings", "_watcher")
+    __slots__ = (
+        "_connection",
+        "_ends_at",
+        "_epoch8",
+        "_give_up",
+        "_parts",
+        "_said",
+        "_send",
+        "_sent",
+        "_settings",
+        "_watcher",
+    )
 
-    def __init__(self, parts: Parts, watcher: Watcher, epoch8: str, send: Send) -> None:
+    def __init__(
+        self, parts: Parts, watcher: Watcher, epoch8: str, send: Send, connection: Connection
+    ) -> None:
         self._parts = parts
+        self._connection = connection
         self._watcher = watcher
         self._epoch8 = epoch8
         self._send = send
@@ -215,7 +228,8 @@ class _Stream:
 
     async def run(self, receive: Receive, *, has_snapshot: bool) -> None:
         """Serve until there is an ending, and say which."""
-        connection = asyncio.get_running_loop().create_task(_until_gone(receive, self._watcher))
+        self._connection.begin_endless()
+        leaving = asyncio.get_running_loop().create_task(_until_gone(receive, self._watcher))
         try:
             await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             await self._say(b"retry: %d\n" % _RETRY_MS)
@@ -228,7 +242,7 @@ class _Stream:
                 await self._tell(page)
             await self._say_end()
         finally:
-            connection.cancel()
+            leaving.cancel()
             self._parts.metrics.tm_watch_streams_ended_total.labels(self._ending).inc()
 
     @property
@@ -374,17 +388,11 @@ class _Stream:
             return
         spread_ms = _RETRY_SPREAD_MS if self._ending is Ending.DRAINING else 0
         retry_ms = _RETRY_MS + random.randint(0, spread_ms)  # noqa: S311 not a secret
-        text = b"retry: %d\n" % retry_ms + sse.event("end", self._end_json())
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.slow_seconds):
-                await self._send({"type": "http.response.body", "body": text, "more_body": False})
-
-    def _end_json(self) -> JsonObject:
-        return {
-            "reason": self._ending,
-            "detail": _DETAILS[self._ending],
-            "position": str(self._position),
-        }
+        text = b"retry: %d\n" % retry_ms + sse.event(
+            "end", {"reason": self._ending, "detail": _DETAILS[self._ending]}
+        )
+        self._connection.give_up(self._settings.slow_seconds)
+        await self._send({"type": "http.response.body", "body": text, "more_body": False})
 
 
 async def _until_gone(receive: Receive, watcher: Watcher) -> None:
