@@ -12,6 +12,7 @@ import fcntl
 import sys
 import termios
 from asyncio import TimerHandle, Transport
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -62,7 +63,7 @@ class Connection(HttpToolsProtocol):
         self._is_over = False  # nothing more is read; when all is answered, it closes
         self._is_ours = False  # the application has the message at hand
         self._in_body = False
-        self._is_endless = False  # the answer under way
+        self._on_gone: Callable[[], None] | None = None  # of an answer under way that has no end
         self._has_answered = False
         self._held = b""  # came while reading was paused
         self._fed_bytes = 0  # since the message began, or since its last bytes of body
@@ -87,6 +88,9 @@ class Connection(HttpToolsProtocol):
                 timer.cancel()
         self._held = b""
         super().connection_lost(exc)
+        if self._on_gone is not None:
+            self._on_gone()
+            self._on_gone = None
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, as far as there is room for more requests."""
@@ -97,7 +101,7 @@ class Connection(HttpToolsProtocol):
 
     def eof_received(self) -> bool | None:  # type: ignore[override] # uvicorn never stays open
         """Stay open for the answers to whole requests, though not for long: most such clients are gone."""
-        if not self.is_waiting or self._in_body or self._is_endless:
+        if not self.is_waiting or self._in_body or self._on_gone is not None:
             return None
         self._is_over = True
         self.loop.call_later(_HALF_CLOSED_S, self.transport.close)
@@ -257,16 +261,18 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.url = url
         self.scope["extensions"] = {EXTENSION: {"connection": self}}
-        self._is_endless = False
         headers_of_scope = self.headers
         headers_of_scope += headers
         self.expect_100_continue = (b"expect", b"100-continue") in [(n, v.lower()) for n, v in headers]
 
     # For streams.
 
-    def begin_endless(self) -> None:
-        """Take note that the answer under way has no end: a client that closes its own side is gone then."""
-        self._is_endless = True
+    def begin_endless(self, on_gone: Callable[[], None]) -> None:
+        """Take note that the answer under way has no end: a client that closes its own side is gone then. Calls
+        *on_gone* when it is; a task that waits for that in `receive` would cost each stream 2 KB."""
+        self._on_gone = on_gone
+        if self.transport.is_closing():
+            on_gone()
 
     def give_up(self, grace_s: float) -> None:
         """Let the application end an answer that its client may not take: what is sent now is buffered all the same,

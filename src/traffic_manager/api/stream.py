@@ -85,7 +85,7 @@ class StreamFront:
         if scope["type"] == "http" and scope["path"] == STREAM_PATH and scope["method"] == "GET":
             try:
                 scope["route"] = _StreamRoute  # for the metrics
-                await _serve(self._parts, _question_of(scope), scope, receive, send)
+                await _serve(self._parts, _question_of(scope), scope, send)
                 return
             except TrafficManagerError:
                 pass  # nothing was sent; the documented call says why
@@ -129,7 +129,7 @@ class _StreamAnswer(Response):
         self._question = question
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _serve(self._parts, self._question, scope, receive, send)
+        await _serve(self._parts, self._question, scope, send)
 
 
 def _question(
@@ -160,14 +160,14 @@ def _question_of(scope: Scope) -> Question:
     )
 
 
-async def _serve(parts: Parts, question: Question, scope: Scope, receive: Receive, send: Send) -> None:
+async def _serve(parts: Parts, question: Question, scope: Scope, send: Send) -> None:
     """Serve the stream until it ends. Raises TrafficManagerError before anything is sent, or never."""
     head, start = await _start(parts, question)
     is_admitted = parts.gate.still_admits(question.caller)
     start_at = head.revision if start is None else start
     with parts.watchers.watching(question.wanted, start_at, is_admitted) as watcher:
         stream = _Stream(parts, watcher, head.epoch8, send, scope["extensions"][EXTENSION]["connection"])
-        await stream.run(receive, has_snapshot=start is None and question.has_snapshot)
+        await stream.run(has_snapshot=start is None and question.has_snapshot)
 
 
 async def _start(parts: Parts, question: Question) -> tuple[Head, int | None]:
@@ -226,10 +226,9 @@ class _Stream:
         life_s = self._settings.life_seconds * random.uniform(0.8, 1.0)  # noqa: S311 not a secret
         self._ends_at = _now() + life_s
 
-    async def run(self, receive: Receive, *, has_snapshot: bool) -> None:
+    async def run(self, *, has_snapshot: bool) -> None:
         """Serve until there is an ending, and say which."""
-        self._connection.begin_endless()
-        leaving = asyncio.get_running_loop().create_task(_until_gone(receive, self._watcher))
+        self._connection.begin_endless(partial(self._watcher.end, Ending.DISCONNECTED))
         try:
             await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             await self._say(b"retry: %d\n" % _RETRY_MS)
@@ -242,7 +241,6 @@ class _Stream:
                 await self._tell(page)
             await self._say_end()
         finally:
-            leaving.cancel()
             self._parts.metrics.tm_watch_streams_ended_total.labels(self._ending).inc()
 
     @property
@@ -393,13 +391,6 @@ class _Stream:
         )
         self._connection.give_up(self._settings.slow_seconds)
         await self._send({"type": "http.response.body", "body": text, "more_body": False})
-
-
-async def _until_gone(receive: Receive, watcher: Watcher) -> None:
-    """End the watching when the reader goes away."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    watcher.end(Ending.DISCONNECTED)
 
 
 def _now() -> float:

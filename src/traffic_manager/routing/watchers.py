@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from traffic_manager.errors import TooManyWatchers
@@ -46,22 +45,22 @@ def always() -> bool:
 
 class Watcher:
     """Is told the changes that match *wanted* after revision *position*, in their order, each once, as long as
-    *is_admitted*."""
+    *is_admitted*; one of *watchers* within its block."""
 
     __slots__ = (
-        *("_is_admitted", "_is_behind", "_next", "_recent", "_waiter", "ending", "position", "sink"),
+        *("_is_admitted", "_is_behind", "_next", "_waiter", "_watchers", "ending", "position", "sink"),
         "wanted",
     )
 
     def __init__(
         self,
-        recent: RecentChanges,
+        watchers: Watchers,
         wanted: NameFilter,
         position: int,
-        is_admitted: Callable[[], bool] = always,
+        is_admitted: Callable[[], bool],
     ) -> None:
         self._is_admitted = is_admitted
-        self._recent = recent
+        self._watchers = watchers
         self._waiter: asyncio.Future[None] | None = None
         # What comes next, if that is exactly one page; if it is more, the watcher is behind and reads it itself.
         self._next: Page | None = None
@@ -71,6 +70,13 @@ class Watcher:
         self.ending: Ending | None = None
         # Takes a page at once while nobody needs to be woken for it; False if it cannot.
         self.sink: Callable[[Page], bool] | None = None
+
+    def __enter__(self) -> Watcher:
+        self._watchers.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watchers.remove(self)
 
     async def next(self, timeout_s: float) -> Page | None:
         """Return the next changes, a page without any if there are none in time. None if it cannot go on: it
@@ -149,11 +155,11 @@ class Watcher:
 
     def _take(self) -> Page | None:
         """Return what it can be told now, None if that is not in memory."""
-        if self._recent.head is None:
+        if self._watchers.recent.head is None:
             return Page((), self.position)
-        head = self._recent.head.revision
+        head = self._watchers.recent.head.revision
         if self._is_behind:
-            page = self._recent.page(self.wanted, self.position, PAGE_CHANGES)
+            page = self._watchers.recent.page(self.wanted, self.position, PAGE_CHANGES)
             if page is None:
                 return None
             self._is_behind = page.upto < head
@@ -178,21 +184,9 @@ class Watchers:
         """Return how many there are."""
         return len(self._watchers)
 
-    @contextmanager
-    def watching(
-        self, wanted: NameFilter, after: int, is_admitted: Callable[[], bool] = always
-    ) -> Iterator[Watcher]:
-        """Lend a watcher that is told what matches after revision *after*. Raises TooManyWatchers."""
-        if len(self) >= self._limit:
-            raise TooManyWatchers(self._limit)
-        watcher = Watcher(self.recent, wanted, after, is_admitted)
-        if self._is_closed:
-            watcher.end(Ending.DRAINING)
-        self._add(watcher)
-        try:
-            yield watcher
-        finally:
-            self._remove(watcher)
+    def watching(self, wanted: NameFilter, after: int, is_admitted: Callable[[], bool] = always) -> Watcher:
+        """Return a watcher that is told, within its block, what matches after revision *after*."""
+        return Watcher(self, wanted, after, is_admitted)
 
     def applied(self, changes: Slice) -> None:
         """Tell each watcher of what matches."""
@@ -245,12 +239,17 @@ class Watchers:
         if self._to_wake:
             asyncio.get_running_loop().call_soon(self._wake_some)
 
-    def _add(self, watcher: Watcher) -> None:
+    def add(self, watcher: Watcher) -> None:
+        """Tell it from now on. Raises TooManyWatchers."""
+        if len(self) >= self._limit:
+            raise TooManyWatchers(self._limit)
+        if self._is_closed:
+            watcher.end(Ending.DRAINING)
         self._watchers.add(watcher)
         for names in watcher.wanted.patterns:
             self._groups.setdefault(_asked(names), {}).setdefault(names, set()).add(watcher)
 
-    def _remove(self, watcher: Watcher) -> None:
+    def remove(self, watcher: Watcher) -> None:
         """Forget the watcher, and its groups with the last of each."""
         self._watchers.discard(watcher)
         for names in watcher.wanted.patterns:
