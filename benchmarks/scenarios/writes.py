@@ -22,7 +22,7 @@ WRITTEN = 1_000
 _BATCH = 1_000
 _BATCHES = 16
 _FRESH = SERIAL.decode()
-_POSTGRES, _SQLITE = "ours, PostgreSQL", "ours, SQLite"
+_POSTGRES, _SQLITE, _DOCUMENTED = "ours, PostgreSQL", "ours, SQLite", "ours, documented route"
 
 
 def writes(stage: Stage) -> Iterator[Outcome]:
@@ -37,6 +37,7 @@ def _many(stage: Stage, etcd: EtcdServer) -> Iterator[Outcome]:
         on_postgres, on_sqlite = [node.pid, stage.postgres.pid], [embedded.pid]
         puts = {
             _POSTGRES: _puts(node, on_postgres),
+            _DOCUMENTED: _puts(node, on_postgres, env="%70rod"),
             _SQLITE: _puts(embedded, on_sqlite),
             "etcd": _etcd_puts(etcd),
         }
@@ -55,6 +56,8 @@ def _put_figures(loads: dict[str, list[Load]]) -> Iterator[Outcome]:
     yield cpu("writes.cpu", "CPU of our servers and PostgreSQL for one of these", ours, gateway, theirs)
     tails = [[load.latency_ms[99] for load in runs] for runs in (ours, theirs)]
     yield Figure("writes.p99", "p99 of the same", "ms", tails[0], gateway, tails[1], is_better_high=False)
+    slow = "the documented route, no lane"
+    yield rates("writes.documented", on_postgres, ours, slow, loads[_DOCUMENTED])
     yield rates("writes.sqlite", what.format("SQLite"), loads[_SQLITE], gateway, theirs)
 
 
@@ -101,9 +104,11 @@ def _medians_ms(loads: Sequence[Load]) -> list[float]:
     return [load.latency_ms[50] for load in loads]
 
 
-def _puts(node: Node, roots: list[int], connections: int = 64) -> Contender:
+def _puts(node: Node, roots: list[int], connections: int = 64, env: str = "prod") -> Contender:
+    """With a percent-encoded letter in *env* it is the same write, which no lane takes."""
     body = put_body(f"https://written.example.com/{_FRESH}")
-    texts = [send("PUT", path_of(i), body) for i in spread(WRITTEN, ROUTES)]
+    paths = [path_of(i).replace("/prod/", f"/{env}/") for i in spread(WRITTEN, ROUTES)]
+    texts = [send("PUT", path, body) for path in paths]
     return Contender(node.url, Requests(texts, connections), roots, 1, lambda: head_of(node.url))
 
 
