@@ -31,11 +31,11 @@ from traffic_manager.api.problems import JsonObject, route_json
 from traffic_manager.api.requests import NUMBER, TRUE_OR_FALSE, StrictRoute
 from traffic_manager.api.resolve import matches, render_answer, tags_of
 from traffic_manager.api.resolve_poll import not_older, wait_for_change
+from traffic_manager.api.writes import operation_of, status_of, write_one
 from traffic_manager.errors import BatchFailed, FieldProblem, Forbidden, InvalidInput, RouteNotFound
 from traffic_manager.monitoring.resolve_counts import ResolveOutcome
-from traffic_manager.routing.model import Action, Position, RouteKey
+from traffic_manager.routing.model import Position, RouteKey
 from traffic_manager.routing.operations import Author, Operation, Outcome, Verb
-from traffic_manager.routing.ports import Sighting
 from traffic_manager.routing.resolver import Answer
 
 router = APIRouter(prefix="/api/v1/routes", route_class=StrictRoute, tags=["routes"])
@@ -128,7 +128,7 @@ async def create(
     preconditions: GivenPreconditions,
 ) -> Response:
     """Create a route, active. 200 if the same active route exists, 409 if another one does."""
-    operation = _operation(parts, caller, Verb.CREATE, _names(body), body.url)
+    operation = operation_of(parts, caller, Verb.CREATE, _names(body), body.url)
     return await _write_one(parts, author, preconditions.on(operation))
 
 
@@ -141,7 +141,7 @@ async def activate(
     preconditions: GivenPreconditions,
 ) -> Response:
     """Let a route resolve. Nothing changes if it does already."""
-    operation = _operation(parts, caller, Verb.ACTIVATE, _names(body))
+    operation = operation_of(parts, caller, Verb.ACTIVATE, _names(body))
     return await _write_one(parts, author, preconditions.on(operation))
 
 
@@ -154,7 +154,7 @@ async def deactivate(
     preconditions: GivenPreconditions,
 ) -> Response:
     """Keep a route, but let it resolve no more. Nothing changes if it does not already."""
-    operation = _operation(parts, caller, Verb.DEACTIVATE, _names(body))
+    operation = operation_of(parts, caller, Verb.DEACTIVATE, _names(body))
     return await _write_one(parts, author, preconditions.on(operation))
 
 
@@ -241,7 +241,9 @@ async def put(
     preconditions: GivenPreconditions,
 ) -> Response:
     """Make a route as wanted, whether it exists (200) or not (201)."""
-    operation = _operation(parts, caller, Verb.PUT, (tenant, service, env, version), body.url, body.is_active)
+    operation = operation_of(
+        parts, caller, Verb.PUT, (tenant, service, env, version), body.url, body.is_active
+    )
     return await _write_one(parts, author, preconditions.on(operation))
 
 
@@ -259,7 +261,7 @@ async def delete(
     preconditions: GivenPreconditions,
 ) -> Response:
     """Remove a route. Its history stays."""
-    operation = _operation(parts, caller, Verb.DELETE, (tenant, service, env, version))
+    operation = operation_of(parts, caller, Verb.DELETE, (tenant, service, env, version))
     return await _write_one(parts, author, preconditions.on(operation))
 
 
@@ -295,32 +297,16 @@ async def history(
 
 
 async def _write_one(parts: Parts, author: Author, operation: Operation) -> Response:
-    written = await parts.write(parts.registry.write(operation, author))
-    outcome = written.outcomes[0]
-    seen = {operation.key: outcome.route} if outcome.route else {}
-    parts.resolver.saw(operation.key, Sighting(written.head, seen))
-    as_of = written.head.position
-    if outcome.action:
-        as_of = Position(as_of.epoch8, outcome.revision)
-    if outcome.route is None:
-        return Response(status_code=204, headers={"TM-Revision": str(as_of)})
-    tag = f'"{_tag(as_of, outcome.route.revision)}"'.encode()
-    headers = [(b"etag", tag)]
-    if outcome.action is Action.CREATED:
-        headers.append((b"location", f"/api/v1/routes/{outcome.route.key}".encode()))
-    return json_answer(route_json(outcome.route), as_of, _status(outcome), headers)
-
-
-def _status(outcome: Outcome) -> int:
-    if outcome.route is None:
-        return 204
-    return 201 if outcome.action is Action.CREATED else 200
+    status, headers, body = await write_one(parts, author, operation)
+    response = Response(body, status_code=status)
+    response.raw_headers[:] = headers
+    return response
 
 
 def _result_json(outcome: Outcome) -> JsonObject:
     return {
         "operation": outcome.operation.verb.value,
-        "status": _status(outcome),
+        "status": status_of(outcome),
         "changed": outcome.action is not None,
         "action": outcome.action,
         "revision": outcome.revision,
@@ -341,35 +327,13 @@ def _names(body: schemas.KeyBody) -> tuple[str, str, str, str]:
     return body.tenant, body.service, body.env, body.version
 
 
-def _operation(
-    parts: Parts,
-    caller: Principal,
-    verb: Verb,
-    names: Sequence[str],
-    url: str | None = None,
-    is_active: bool | None = None,
-) -> Operation:
-    """Return the operation. Raises InvalidInput that names every wrong field, Forbidden where it is not permitted."""
-    problems: list[FieldProblem] = []
-    try:
-        key = RouteKey.of(*names)
-    except InvalidInput as error:
-        problems += error.problems
-    if url is not None and (problem := parts.url_policy.problem(url)):
-        problems.append(problem)
-    if problems:
-        raise InvalidInput(*problems)
-    caller.check(Access(verb.value), key.tenant, key.env)
-    return Operation(verb, key, url, is_active)
-
-
 def _operations(parts: Parts, caller: Principal, bodies: Sequence[schemas.OperationBody]) -> list[Operation]:
     """Return the operations of a batch. Raises BatchFailed with the first that is ill-formed or not permitted."""
     operations = []
     for index, body in enumerate(bodies):
         try:
             _check_fields(body)
-            operation = _operation(parts, caller, body.verb, _names(body), body.url, body.is_active)
+            operation = operation_of(parts, caller, body.verb, _names(body), body.url, body.is_active)
             operations.append(replace(operation, if_match=tags_of(body.if_match, "if_match")))
         except InvalidInput as error:
             raise BatchFailed(index, _pointed(error, index)) from error

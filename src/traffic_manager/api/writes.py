@@ -1,0 +1,70 @@
+"""Changes over HTTP, for the write lane and the documented routes: what may be asked for, and the answer to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from traffic_manager.access.permissions import Operation as Access
+from traffic_manager.access.permissions import Principal
+from traffic_manager.api.context import Parts
+from traffic_manager.api.problems import Headers, route_json
+from traffic_manager.errors import FieldProblem, InvalidInput
+from traffic_manager.routing.model import Action, Position, RouteKey
+from traffic_manager.routing.operations import Author, Operation, Outcome, Verb
+from traffic_manager.routing.ports import Sighting
+
+Rendered = tuple[int, Headers, bytes]
+
+
+def operation_of(
+    parts: Parts,
+    caller: Principal,
+    verb: Verb,
+    names: Sequence[str],
+    url: str | None = None,
+    is_active: bool | None = None,
+) -> Operation:
+    """Return the operation. Raises InvalidInput that names every wrong field, Forbidden where it is not permitted."""
+    problems: list[FieldProblem] = []
+    try:
+        key = RouteKey.of(*names)
+    except InvalidInput as error:
+        problems += error.problems
+    if url is not None and (problem := parts.url_policy.problem(url)):
+        problems.append(problem)
+    if problems:
+        raise InvalidInput(*problems)
+    caller.check(Access(verb.value), key.tenant, key.env)
+    return Operation(verb, key, url, is_active)
+
+
+async def write_one(parts: Parts, author: Author, operation: Operation) -> Rendered:
+    """Do *operation*; return status, headers and body of the answer, when it is committed."""
+    written = await parts.write(parts.registry.write(operation, author))
+    outcome, head = written.outcomes[0], written.head
+    seen = {operation.key: outcome.route} if outcome.route else {}
+    parts.resolver.saw(operation.key, Sighting(head, seen))
+    as_of = Position(head.epoch8, outcome.revision if outcome.action else head.revision)
+    if outcome.route is None:
+        return 204, [(b"tm-revision", str(as_of).encode())], b""
+    body = orjson.dumps(route_json(outcome.route))
+    tag = str(Position(as_of.epoch8, outcome.route.revision))
+    headers: Headers = [
+        (b"content-length", b"%d" % len(body)),
+        (b"content-type", b"application/json"),
+        (b"tm-revision", str(as_of).encode()),
+        (b"cache-control", b"private, no-cache"),
+        (b"etag", f'"{tag}"'.encode()),
+    ]
+    if outcome.action is Action.CREATED:
+        headers.append((b"location", f"/api/v1/routes/{outcome.route.key}".encode()))
+    return status_of(outcome), headers, body
+
+
+def status_of(outcome: Outcome) -> int:
+    """Return the status that says what an operation came to."""
+    if outcome.route is None:
+        return 204
+    return 201 if outcome.action is Action.CREATED else 200

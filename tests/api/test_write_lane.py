@@ -1,0 +1,348 @@
+"""The fast way for changes gives the answers of the documented routes: the same bytes, for the same history.
+
+Two servers over databases in memory, whose clocks stand still. One has the lane, the other none. Both get the same
+requests over real sockets, and what is compared is all that a connection carries until the server closes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import partial
+from typing import Any, cast
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.access.builders import PEPPER, stored
+from tests.api.calls import ROUTES, a_fresh_key
+from tests.api.twins import Twin, comparable
+from tests.node import Json, a_key, path_of
+from tests.routing.memory_store import MemoryStore
+from traffic_manager.access.credentials import Credential
+from traffic_manager.access.keyring import Keyring
+from traffic_manager.api.access import Gate
+from traffic_manager.api.app import build_app
+from traffic_manager.api.connection import Connection
+from traffic_manager.api.context import Parts
+from traffic_manager.api.stream import StreamFront
+from traffic_manager.api.write_lane import WriteLane
+from traffic_manager.config.settings import load_settings
+from traffic_manager.routing.bulkhead import Bulkhead
+from traffic_manager.routing.mirror import Mirror
+from traffic_manager.routing.registry import Registry
+from traffic_manager.routing.resolver import Resolver
+from traffic_manager.routing.urls import UrlPolicy
+
+AT_S = 1_767_225_600.123456
+JSON = "application/json"
+PUT_PATH = path_of(a_key())
+EDITOR, VIEWER, STRANGER = (Credential.new() for _ in range(3))
+
+
+class Follower:
+    """Has always applied everything."""
+
+    async def reached(self, _revision: int, _timeout_s: float) -> bool:
+        """Return at once."""
+        return True
+
+
+class Twins:
+    """Both servers, with a history each."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.lane, self.documented = Twin(_parts(gate), _protocol_of), Twin(_parts(gate), _protocol_of)
+        app = cast("FastAPI", self.documented.server.config.app)
+        app.user_middleware = [m for m in app.user_middleware if cast("object", m.cls) is not WriteLane]
+        self.all = (self.lane, self.documented)
+
+    def answers(self, *parts: bytes) -> tuple[bytes, bytes]:
+        """Return what both answer to the same bytes, comparably; the lane gets them in *parts*."""
+        return comparable(self.lane.exchange(*parts)), comparable(self.documented.exchange(b"".join(parts)))
+
+
+def _protocol_of(parts: Parts) -> partial[Connection]:
+    return partial(Connection, parts.metrics)
+
+
+def _parts(gate: Gate) -> Parts:
+    nothing = cast("Any", None)
+    store, mirror, follower = MemoryStore(clock=lambda: AT_S), Mirror(max_routes=0), cast("Any", Follower())
+    needed = {
+        "settings": load_settings(env_file=None),
+        "mirror": mirror,
+        "follower": follower,
+        "resolver": Resolver(mirror, follower, nothing, nothing, nothing, nothing),
+        "registry": Registry(store, lambda _: None),
+        "store": store,
+        "reads": Bulkhead("read", 2, 1.0),
+        "url_policy": UrlPolicy(),
+        "gate": gate,
+    }
+    return Parts(**{**dict.fromkeys((part.name for part in fields(Parts)), nothing), **needed})
+
+
+@contextmanager
+def _running(gate: Gate) -> Iterator[Twins]:
+    twins = Twins(gate)
+    for twin in twins.all:
+        twin.parts.registry.start()
+        twin.start()
+    try:
+        yield twins
+    finally:
+        for twin in twins.all:
+            twin.stop()
+            twin.parts.registry.stop()
+
+
+@pytest.fixture
+def twins() -> Iterator[Twins]:
+    """Servers that ask nobody for a key, with nothing in them."""
+    with _running(Gate(None)) as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def driven_twins() -> Iterator[Twins]:
+    """The same for all drawn requests, so that they meet what others have left."""
+    with _running(Gate(None)) as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def guarded_twins() -> Iterator[Twins]:
+    """Servers that ask for a key."""
+    keyring = Keyring(PEPPER)
+    keyring.load([stored(EDITOR, "editor:team-a/prod"), stored(VIEWER, "viewer:*/*")])
+    with _running(Gate(keyring)) as both:
+        yield both
+
+
+def a_request(
+    method: str, target: str, body: bytes | str, *headers: tuple[str, str], media_type: str = JSON
+) -> bytes:
+    """Return a request as clients send it."""
+    content = body.encode() if isinstance(body, str) else body
+    own = [("Host", "localhost"), ("Content-Type", media_type), ("Content-Length", str(len(content)))]
+    lines = [f"{method} {target} HTTP/1.1", *(": ".join(header) for header in (*own, *headers))]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + content
+
+
+def a_body(key: Json, url: str | None = None) -> str:
+    """Return the body of a POST."""
+    members = [f'"{name}": "{value}"' for name, value in (key | ({"url": url} if url else {})).items()]
+    return "{" + ", ".join(members) + "}"
+
+
+URL = "https://payments.example.com/v2"
+PLAIN = [
+    a_request("PUT", PUT_PATH, f'{{"url": "{URL}"}}'),
+    a_request("PUT", PUT_PATH, f'{{"url":"{URL}"}}', ("X-Correlation-ID", "mine")),
+    a_request("PUT", PUT_PATH, f'{{ "is_active" : false ,\n"url" : "{URL}/" }}', ("Accept", "*/*")),
+    a_request("POST", f"{ROUTES}/activate", a_body(a_key())),
+    a_request("POST", f"{ROUTES}/deactivate", a_body(a_key())),
+    a_request("POST", f"{ROUTES}/activate", a_body(a_key("unknown")), ("X-Correlation-ID", "404")),
+    a_request("POST", ROUTES, a_body(a_key("new"), URL)),
+    a_request("POST", ROUTES, a_body(a_key("new"), URL)),
+    a_request("POST", ROUTES, a_body(a_key("new"), f"{URL}/other")),
+    a_request("PUT", PUT_PATH, f'{{"url": "{URL}"}}', ("Connection", "close")),
+]
+
+METHODS = [*["PUT"] * 8, *["POST"] * 8, "GET", "HEAD", "DELETE", "PATCH", "put"]
+PATHS = [
+    *[PUT_PATH] * 6, *[ROUTES] * 4, *[f"{ROUTES}/activate"] * 2, *[f"{ROUTES}/deactivate"] * 2,
+    f"{PUT_PATH}/", f"/{PUT_PATH}", f"http://other{PUT_PATH}", f"{PUT_PATH}?", f"{PUT_PATH}?url=x", f"{PUT_PATH}#x",
+    path_of(a_key(service="a+b", version="~")), path_of(a_key(service="a%2Bb")), path_of(a_key(service="a..b")),
+    path_of(a_key(service="-a")), path_of(a_key(service="n" * 128)), path_of(a_key(service="n" * 129)),
+    path_of(a_key(service="a%2Fb")), path_of(a_key(service="")), f"{ROUTES}/", f"{ROUTES}/Activate",
+    f"{ROUTES}/batch",
+]  # fmt: skip
+NAMES = ["payments", "billing", "a+b", "", "-a", "a..b", "n" * 129, "\xfc"]
+URLS = [
+    *[f"https://s{n}.example.com/" for n in range(3)] * 3, "http://[::1]:80/?a=b", "http://169.254.169.254/",
+    "ftp://x.example", "https://x.example/#f", "https://u:p@x.example", "", ":", ":80", "https://x.example/ ",
+    "x" * 2049, "https://xn--a.example", "https://\xfc.example", 'https://x.example/\\"', "https:\\/\\/x.example/",
+    "\\u0000", "\\ud800",
+]  # fmt: skip
+HEADERS = [
+    ("If-Match", ["*", '"abababab.1"', "x"]),
+    ("If-None-Match", ["*", '"abababab.1"']),
+    ("X-Correlation-ID", ["id-1", "", "a b", "i" * 65]),
+    ("Connection", ["keep-alive", "close"]),
+    ("Content-Type", [JSON, "text/plain"]),
+    ("Content-Encoding", ["identity", "gzip"]),
+    ("TM-Min-Revision", ["x", "abababab.1"]),
+    ("Expect", ["100-continue"]),
+    ("Accept", ["text/html", "*/*"]),
+    ("Authorization", ["Bearer x"]),
+    ("Cache-Control", ["no-cache"]),
+]
+MEDIA_TYPES = [
+    *[JSON] * 10, f"{JSON}; charset=utf-8", f"{JSON};charset=latin-1", "Application/JSON", "text/json", "",
+    f" {JSON} ",
+]  # fmt: skip
+ODD_BODIES = [
+    "", "{}", "[]", "null", "{", '{"url": "https://x.example/"} ', '\ufeff{"url": "https://x.example/"}', "NaN",
+    '{"url": "https://a.example/", "url": "https://b.example/"}', '{"url": ["https://x.example/"]}', "x" * 16_385,
+    '{"url": "https://x.example/", "is_active": "true"}', '{"url": "https://x.example/", "is_active": null}',
+    '{"url": "https://x.example/", "is_active": 1}', '{"url": "https://x.example/", "more": true}', "[" * 20,
+    '{"url": "https://x.example/", "\\u0075rl": "https://y.example/"}', '{"url":"https://x.example/",}',
+    '{"url": "https://x.example/"}{}', '{"tenant": {"a": "b"}}', '{"": "https://x.example/"}', '{"url": 1e999}',
+]  # fmt: skip
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> str:
+    """Draw a body that some call takes, mostly."""
+    members = []
+    if draw(st.booleans()):
+        members += [f'"{name}": "{value}"' for name, value in a_key(draw(st.sampled_from(NAMES))).items()]
+    if draw(st.integers(0, 3)):
+        members.append(f'"url": "{draw(st.sampled_from(URLS))}"')
+    if not draw(st.integers(0, 3)):
+        members.append(f'"is_active": {draw(st.sampled_from(["true", "false"]))}')
+    colon, comma = draw(st.sampled_from([":", ": ", " :\t"])), draw(st.sampled_from([",", ", ", "\r\n, "]))
+    return "{" + comma.join(draw(st.permutations(members))).replace(": ", colon) + "}"
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    """Draw a request, odd or not."""
+    headers = draw(st.lists(st.sampled_from(HEADERS), max_size=2)) if draw(st.booleans()) else []
+    body = draw(st.sampled_from(ODD_BODIES)) if not draw(st.integers(0, 4)) else draw(bodies())
+    return a_request(
+        draw(st.sampled_from(METHODS)),
+        draw(st.sampled_from(PATHS)),
+        body,
+        *((name, draw(st.sampled_from(values))) for name, values in headers),
+        media_type=draw(st.sampled_from(MEDIA_TYPES)),
+    )
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stream=st.lists(requests(), min_size=1, max_size=4))
+def test_any_requests_on_a_connection_are_answered_alike(driven_twins: Twins, stream: list[bytes]) -> None:
+    fast, documented = driven_twins.answers(b"".join(stream))
+    assert fast == documented
+    here, there = (cast("MemoryStore", twin.parts.store).log() for twin in driven_twins.all)
+    assert len(here) == len(there)
+
+
+ODD = [
+    *[a_request("PUT", PUT_PATH, body) for body in ODD_BODIES],
+    *[a_request("POST", f"{ROUTES}/activate", body) for body in ODD_BODIES],
+    *[a_request("PUT", PUT_PATH, f'{{"url": "{url}"}}') for url in URLS],
+    *[a_request("POST", ROUTES, a_body(a_key(name), URL)) for name in NAMES],
+    *[a_request(method, path, f'{{"url": "{URL}"}}') for method in METHODS for path in set(PATHS)],
+    *[a_request("PUT", PUT_PATH, f'{{"url": "{URL}"}}', media_type=media_type) for media_type in MEDIA_TYPES],
+    *[
+        a_request("PUT", PUT_PATH, f'{{"url": "{URL}"}}', (name, value))
+        for name, values in HEADERS
+        for value in values
+    ],
+    a_request("POST", ROUTES, a_body(a_key(), URL)[:-1] + f', "url": "{URL}/two"}}'),
+    a_request("POST", f"{ROUTES}/activate", a_body(a_key(), URL)),
+    a_request("PUT", PUT_PATH, a_body(a_key(), URL)),
+]
+
+
+def test_what_is_odd_in_one_way_is_answered_alike(driven_twins: Twins) -> None:
+    for odd in dict.fromkeys(ODD):
+        fast, documented = driven_twins.answers(odd)
+        assert fast == documented, odd[:300]
+
+
+def test_plain_changes_are_answered_and_made_alike(twins: Twins) -> None:
+    fast, documented = twins.answers(b"".join(PLAIN))
+    assert fast == documented
+    statuses = re.findall(rb"HTTP/1\.1 ([0-9]+)", fast)
+    assert statuses == [b"201", b"200", b"200", b"200", b"200", b"404", b"201", b"200", b"409", b"200"]
+    here, there = (cast("MemoryStore", twin.parts.store) for twin in twins.all)
+    made = [(c.revision, c.key, c.action, c.url, c.is_active, c.actor, c.previous) for c in here.log()]
+    assert made == [
+        (c.revision, c.key, c.action, c.url, c.is_active, c.actor, c.previous) for c in there.log()
+    ]
+    assert len(made) == 6
+
+
+def test_plain_changes_never_come_as_far_as_the_documented_routes(
+    twins: Twins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the comparisons here would compare the routes with themselves."""
+    monkeypatch.setattr(StreamFront, "__call__", None)
+    assert twins.lane.exchange(b"".join(PLAIN)).count(b"HTTP/1.1 ") == len(PLAIN)
+
+
+@pytest.mark.parametrize("number", [0, 3, 6])
+def test_a_request_in_two_parts_is_answered_like_a_whole_one(twins: Twins, number: int) -> None:
+    for plain in PLAIN[:6]:
+        twins.answers(plain)
+    twins.answers(PLAIN[number])  # so that it changes nothing any more
+    whole = comparable(twins.documented.exchange(PLAIN[number]))
+    for at in range(1, len(PLAIN[number]), 3):
+        assert comparable(twins.lane.exchange(PLAIN[number][:at], PLAIN[number][at:])) == whole, at
+
+
+def test_requests_are_counted_alike(twins: Twins) -> None:
+    twins.answers(b"".join(PLAIN))
+    here, there = (_counts(twin) for twin in twins.all)
+    assert here == there
+    assert (here["write_requests_total"], here["write_failure_total"]) == (len(PLAIN), 2)
+
+
+def _counts(twin: Twin) -> dict[str, float]:
+    """Return the counters that requests move; durations differ, and that is what the lane is for."""
+    lines = twin.parts.metrics.render().decode().splitlines()
+    samples = [line.rpartition(" ") for line in lines if line.startswith(("write_", "api_request"))]
+    return {name: float(value) for name, _, value in samples if "_bucket" not in name and "_sum" not in name}
+
+
+@pytest.mark.parametrize("shown", [None, EDITOR, VIEWER, STRANGER])
+@pytest.mark.parametrize("key", [a_key(), a_key(env="staging"), a_key(tenant="team-b")])
+def test_access_is_decided_alike(guarded_twins: Twins, shown: Credential | None, key: Json) -> None:
+    credential = [("Authorization", f"Bearer {shown}")] if shown else []
+    stream = [
+        a_request("PUT", path_of(key), f'{{"url": "{URL}"}}', *credential),
+        a_request("POST", f"{ROUTES}/deactivate", a_body(key), *credential),
+        a_request("POST", ROUTES, a_body(key, URL), *credential),
+    ]
+    fast, documented = guarded_twins.answers(b"".join(stream))
+    assert fast == documented
+    is_permitted = shown is EDITOR and key == a_key()
+    assert (b"HTTP/1.1 20" in fast) == is_permitted
+    if is_permitted:
+        made = cast("MemoryStore", guarded_twins.lane.parts.store).log()
+        assert {change.actor for change in made} == {f"alice/{EDITOR.key_id}"}
+
+
+def test_a_body_that_never_comes_is_refused_as_ever(twins: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("traffic_manager.api.requests.BODY_S", 0.2)
+    torn = PLAIN[0][:-5]
+    for twin in twins.all:
+        with twin.connect() as connection:
+            connection.sendall(torn)
+            assert b"408 " in connection.recv(65536)
+
+
+def test_a_real_server_answers_in_the_lane_as_around_it(sqlite_api: httpx2.Client) -> None:
+    """A query keeps a request out of the lane only by an error; `If-Match` is what others send."""
+    key = a_fresh_key()
+    made = sqlite_api.put(path_of(key), json={"url": URL})
+    around = sqlite_api.put(path_of(key), json={"url": URL}, headers={"If-Match": "*"})
+    again = sqlite_api.put(path_of(key), json={"url": URL})
+    assert (made.status_code, around.status_code, again.status_code) == (201, 200, 200)
+    assert made.content == around.content == again.content
+    assert made.headers["ETag"] == again.headers["ETag"]
+    assert list(around.headers) == list(again.headers)
+
+
+def test_the_application_has_a_lane() -> None:
+    api = build_app(_parts(Gate(None)), cast("Any", None))
+    assert WriteLane in [cast("object", middleware.cls) for middleware in api.user_middleware]
