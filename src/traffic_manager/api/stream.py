@@ -51,6 +51,7 @@ _HEADERS = [
 ]
 # A reader waits so long before it comes back; when many are sent away at once, they come back one after another.
 _RETRY_MS = 1000
+_RETRY = b"retry: %d\n" % _RETRY_MS
 _RETRY_SPREAD_MS = 4000
 
 _DETAILS = {
@@ -231,11 +232,10 @@ class _Stream:
         self._connection.begin_endless(partial(self._watcher.end, Ending.DISCONNECTED))
         try:
             await self._send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            await self._say(b"retry: %d\n" % _RETRY_MS)
             if has_snapshot:
                 await self._say_snapshot()
             else:
-                await self._say(sse.progress(self._position))
+                await self._say(_RETRY + sse.progress(self._position))
             self._watcher.sink = self._say_now
             while page := await self._watcher.next(self._patience_s()) or await self._older():
                 await self._tell(page)
@@ -290,7 +290,7 @@ class _Stream:
 
     async def _say_snapshot(self) -> None:
         """Say the routes that match, then what has changed meanwhile, then that this is all."""
-        await self._say(sse.event("snapshot", {"position": str(self._position)}))
+        await self._say(_RETRY + sse.event("snapshot", {"position": str(self._position)}))
         count, start = 0, self._watcher.position
         upto = start
         async for read_at, portion in self._portions():
