@@ -74,6 +74,10 @@ STATEMENTS: dict[str, Callable[[SqlEngine], object]] = {
     "page of a tenant": lambda e: e.store.page(NameFilter(tenant="tenant-15"), None, _LAST, 100),
     "page of a service": lambda e: e.store.page(NameFilter(service="service-150"), None, _LAST, 100),
     "page of an environment": lambda e: e.store.page(NameFilter(env="prod"), True, _LAST, 100),
+    "page of inactive routes": lambda e: e.store.page(NameFilter(), False, None, 100),
+    "page of an environment's inactive routes": lambda e: e.store.page(
+        NameFilter(env="prod"), False, None, 100
+    ),
     "page of a version": lambda e: e.store.page(NameFilter(version="v50"), None, _LAST, 100),
     "history": lambda e: e.store.history(_LAST, 100_000, 100),
     "changes": lambda e: e.store.changes(NameFilter(), ROUTES - 10, 100),

@@ -6,10 +6,22 @@ same everywhere. Names compare byte by byte (COLLATE "C").
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
 
 # The Alembic revision that this program works with; a test holds it equal to the newest migration.
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 
 metadata = MetaData(
     naming_convention={"pk": "pk_%(table_name)s", "ix": "ix_%(table_name)s_%(column_0_N_name)s"}
@@ -34,6 +46,16 @@ routes = Table(
     Index("ix_routes_service", "service", "tenant", "env", "version"),
     Index("ix_routes_env", "env", "tenant", "service", "version"),
     Index("ix_routes_version", "version", "tenant", "service", "env"),
+    # Those that a list of inactive routes would else look for among all others.
+    Index(
+        "ix_routes_inactive",
+        "tenant",
+        "service",
+        "env",
+        "version",
+        postgresql_where=text("not is_active"),
+        sqlite_where=text("not is_active"),
+    ),
 )
 
 changes = Table(

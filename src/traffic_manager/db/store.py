@@ -41,7 +41,7 @@ _LOOK_UP = f"""select {HEAD_COLUMNS}, r.* from meta m left join (
       and r.version = k.value->>3
     ) r on true"""
 
-# Served by the primary key of routes or, with a filter, by ix_routes_<filter>: both are in key order.
+# Served by the primary key of routes or, with a filter, by ix_routes_<filter>: all are in key order.
 _PAGE = f"""select {HEAD_COLUMNS}, r.* from meta m left join (
     select {ROUTE_COLUMNS} from routes r where {{condition}}
     order by r.tenant, r.service, r.env, r.version limit :size) r on true
@@ -102,8 +102,8 @@ class SqlStore:
         """Return up to *size* routes above the key *after*."""
         conditions, parameters = _name_conditions("r", wanted)
         if is_active is not None:
-            conditions.append("r.is_active = :is_active")
-            parameters["is_active"] = is_active
+            # No parameter: ix_routes_inactive serves only what is written like its own condition.
+            conditions.append("r.is_active" if is_active else "not r.is_active")
         if after is not None:
             conditions.append(
                 "(r.tenant, r.service, r.env, r.version) > (:a_tenant, :a_service, :a_env, :a_version)"
