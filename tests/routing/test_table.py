@@ -135,6 +135,23 @@ def test_room_of_deleted_routes_is_used_again() -> None:
     assert sum(map(len, table._chunks)) < table_module._PLACE_MASK * 1.1
 
 
+def test_portions_hold_what_stays_exactly_once_whatever_changes_between_them() -> None:
+    table = a_table(20_000)
+    seen: list[str] = []
+    for number, portion in enumerate(table.portions()):
+        assert len(portion) < 2000
+        seen += [key for key, _ in portion]
+        for n in range(200):  # comers and goers, and some that change
+            table[f"tenant/new-{number}-{n}/prod/v1"] = Entry(URL, 30_000)
+            table.pop(f"tenant/service-{number * 200 + n}/prod/v1", None)
+            table[f"tenant/service-{19_999 - n}/prod/v1"] = Entry(URL, 30_000 + number)
+    assert number > 10
+    assert len(seen) == len(set(seen))
+    stayed = {f"tenant/service-{n}/prod/v1" for n in range((number + 1) * 200, 20_000)}
+    assert stayed
+    assert stayed <= set(seen)
+
+
 def test_forked_reader_shares_the_table() -> None:
     table = a_table(100_000)
     gc.freeze()

@@ -319,12 +319,19 @@ class _Stream:
             entry = mirror.entries.get(str(only))
             yield mirror.applied, [(only, entry)] if entry and wanted.matches(only) else []
             return
-        for portion in mirror.portions():
-            if not mirror.is_complete:  # any more: routes are being dropped
-                self._watcher.end(Ending.UNAVAILABLE)
-            keyed = ((RouteKey.known(*text.split("/")), entry) for text, entry in portion)
-            yield mirror.applied, [(key, entry) for key, entry in keyed if wanted.matches(key)]
-            await asyncio.sleep(0)
+        portions = mirror.portions()
+        while True:
+            # One portion for each turn of the event loop, however many snapshots are asked for.
+            async with self._parts.scan_turn:
+                portion, read_at = next(portions, None), mirror.applied
+                if not mirror.is_complete:  # any more: routes are being dropped
+                    self._watcher.end(Ending.UNAVAILABLE)
+                if portion is None or self._watcher.ending is not None:
+                    return
+                keyed = ((RouteKey.known(*text.split("/")), entry) for text, entry in portion)
+                found = [(key, entry) for key, entry in keyed if wanted.matches(key)]
+                await asyncio.sleep(0)
+            yield read_at, found
 
     async def _from_database(self) -> AsyncIterator[Portion]:
         wanted, last = self._watcher.wanted, None
