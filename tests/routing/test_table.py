@@ -152,6 +152,13 @@ def test_portions_hold_what_stays_exactly_once_whatever_changes_between_them() -
     assert stayed <= set(seen)
 
 
+def test_portions_hold_what_begins_alike() -> None:
+    table = a_table(3_000)
+    found = [key for portion in table.portions("tenant/service-12/") for key, _ in portion]
+    assert found == ["tenant/service-12/prod/v1"]
+    assert [portion for portion in table.portions("ten/") if portion] == []
+
+
 def test_forked_reader_shares_the_table() -> None:
     table = a_table(100_000)
     gc.freeze()

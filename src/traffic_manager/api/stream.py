@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from functools import partial
+from itertools import takewhile
 from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Response
@@ -319,7 +320,7 @@ class _Stream:
             entry = mirror.entries.get(str(only))
             yield mirror.applied, [(only, entry)] if entry and wanted.matches(only) else []
             return
-        portions = mirror.portions()
+        portions = mirror.portions(_prefix_of(wanted))
         while True:
             # One portion for each turn of the event loop, however many snapshots are asked for.
             async with self._parts.scan_turn:
@@ -398,6 +399,12 @@ class _Stream:
         )
         self._connection.give_up(self._settings.slow_seconds)
         await self._send({"type": "http.response.body", "body": text, "more_body": False})
+
+
+def _prefix_of(wanted: NameFilter) -> str:
+    """Return how the texts of all keys begin that match."""
+    names = takewhile(lambda name: name is not None, wanted.names)
+    return "".join(f"{name}/" for name in names)
 
 
 def _now() -> float:

@@ -95,11 +95,11 @@ class Mirror:
         self._keep_what_was_shown()
         self._forget()
 
-    def portions(self) -> Iterator[list[tuple[str, Entry]]]:
-        """Yield all active routes of a complete mirror, some hundred at a time. Changes may be applied between
-        two portions: a route that does not change meanwhile is there exactly once."""
+    def portions(self, prefix: str) -> Iterator[list[tuple[str, Entry]]]:
+        """Yield the active routes of a complete mirror whose keys begin with *prefix*, some hundred at a time.
+        Changes may be applied between two portions: a route that does not change meanwhile is there exactly once."""
         if isinstance(self.entries, RouteTable):
-            yield from self.entries.portions()
+            yield from self.entries.portions(prefix)
         else:
             yield list(self.entries.items())
 

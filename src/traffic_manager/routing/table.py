@@ -26,8 +26,9 @@ _HEADER = Struct("<QI")
 _HEADER_BYTES = _HEADER.size
 # A byte that no UTF-8 text holds: with it no key is the beginning of another.
 _END = b"\xff"
-# So many entries at least are in a portion: about a millisecond.
-_PORTION = 500
+# A portion is over after so much work: to look at an entry is one, to read it ten.
+_PORTION_WORK = 4000
+_FOUND_WORK = 10
 # So much of the room may be waste, records no longer in force, before some of it is reclaimed.
 _WASTE_SHARE = 0.25
 
@@ -245,19 +246,23 @@ class RouteTable(MutableMapping[str, Entry]):
         self._chunks[number] = bytearray()
         self._empty.append(number)
 
-    def portions(self) -> Iterator[list[tuple[str, Entry]]]:
-        """Yield all entries, some hundred at a time. Entries may come, change and go between two portions: one
-        that stays as it is is there exactly once."""
+    def portions(self, prefix: str = "") -> Iterator[list[tuple[str, Entry]]]:
+        """Yield the entries whose keys begin with *prefix*, in portions that take about a millisecond each. Entries
+        may come, change and go between two portions: one that stays as it is is there exactly once."""
         portion: list[tuple[str, Entry]] = []
+        start, work = prefix.encode(), 0
         for segment in self._segments:  # a key never leaves its segment
-            portion += [self._entry_at(offset) for offset in filter(None, segment)]
-            if len(portion) >= _PORTION:
+            offsets = [offset for offset in segment if offset]
+            places = [(self._chunks[offset >> _PLACE_BITS], offset & _PLACE_MASK) for offset in offsets]
+            found = [self._entry_at(*place) for place in places if place[0].startswith(start, place[1])]
+            portion += found
+            work += len(offsets) + _FOUND_WORK * len(found)
+            if work >= _PORTION_WORK:
                 yield portion
-                portion = []
+                portion, work = [], 0
         yield portion
 
-    def _entry_at(self, offset: int) -> tuple[str, Entry]:
-        chunk, place = self._chunks[offset >> _PLACE_BITS], offset & _PLACE_MASK
+    def _entry_at(self, chunk: bytearray, place: int) -> tuple[str, Entry]:
         key, _, url = chunk[place : _end_of(chunk, place)].partition(_END)
         return key.decode(), Entry(url.decode(), _HEADER.unpack_from(chunk, place - _HEADER_BYTES)[0])
 
