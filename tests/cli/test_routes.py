@@ -38,6 +38,27 @@ class TestResolve:
         tm("routes", "put", route, URL)
         assert tm("resolve", route).out == f"{URL}\n"
 
+    def test_of_several_routes_there_is_a_line_for_each_in_their_order(
+        self, tm: CommandLine, client: Client, tenant: str
+    ) -> None:
+        first, second = a_route(client, tenant, "v1"), a_route(client, tenant, "v2")
+        off = a_route(client, tenant, "v3", is_active=False)
+        client.put((tenant, "payments", "prod", "v1"), f"{URL}/1")
+        found = tm("resolve", second, first)
+        assert (found.code, found.out) == (0, f"{URL}\n{URL}/1\n")
+        found = tm("resolve", first, off, second)
+        assert (found.code, found.out) == (3, f"{URL}/1\n\n{URL}\n")
+
+    def test_several_routes_as_json_have_their_status(
+        self, tm: CommandLine, client: Client, tenant: str
+    ) -> None:
+        found = tm("resolve", a_route(client, tenant), f"{tenant}/no/such/route", "--output", "json")
+        assert [(r["status"], r["url"]) for r in found.document["results"]] == [(200, URL), (404, None)]
+
+    def test_only_one_route_can_be_watched(self, tm: CommandLine, client: Client, tenant: str) -> None:
+        route = a_route(client, tenant)
+        assert tm("resolve", route, route, "--watch").code == 2
+
 
 class TestList:
     def test_filters_must_all_match(self, tm: CommandLine, client: Client, tenant: str) -> None:

@@ -56,6 +56,15 @@ RouteArgument = Annotated[
     RouteKey,
     typer.Argument(parser=_key, metavar="TENANT/SERVICE/ENV/VERSION", help="The route.", show_default=False),
 ]
+RouteArguments = Annotated[
+    list[RouteKey],
+    typer.Argument(
+        parser=_key,
+        metavar="TENANT/SERVICE/ENV/VERSION...",
+        help="The route, or several.",
+        show_default=False,
+    ),
+]
 UrlArgument = Annotated[
     str, typer.Argument(metavar="URL", help="The URL that serves it.", show_default=False)
 ]

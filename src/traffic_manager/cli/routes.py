@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
@@ -32,23 +32,43 @@ def register(app: typer.Typer, routes_app: typer.Typer) -> None:
 
 
 def resolve(
-    route: options.RouteArgument,
+    routes: options.RouteArguments,
     watch: Watch = False,
     server: options.Server = options.DEFAULT_SERVER,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT_S,
     form: options.Output = Format.TABLE,
 ) -> None:
-    """Print the URL that serves this route now; with --watch also each time that it is another, until Ctrl-C."""
+    """Print the URL that serves this route now; with --watch also each time that it is another, until Ctrl-C.
+    Of several routes one line each, all as of one moment."""
+    if watch and len(routes) > 1:
+        raise typer.BadParameter("--watch takes one route")
     with told(), options.connect(server, timeout) as client:
         if watch:
-            watching.watch(client, route, form)
-        reply = client.resolve(route)
+            watching.watch(client, routes[0], form)
+        is_found, age_s = _resolve(client, routes, form)
+    if age_s is not None:
+        output.note(f"may be stale: as the server knew it {age_s} s ago")
+    if not is_found:
+        raise typer.Exit(NOT_FOUND)
+
+
+def _resolve(client: Client, routes: Sequence[Key], form: Format) -> tuple[bool, int | None]:
+    """Print what *routes* resolve to; return whether all of them do, and how old the answer may be."""
+    if len(routes) == 1:
+        reply = client.resolve(routes[0])
+        _show_resolved(asdict(reply.value), [reply.value.url], form)
+        return True, reply.age_s
+    many = client.resolve_many(routes)
+    _show_resolved({"results": [asdict(r) for r in many.value]}, [r.url or "" for r in many.value], form)
+    return all(result.url for result in many.value), many.age_s
+
+
+def _show_resolved(document: object, urls: list[str], form: Format) -> None:
     if form is Format.JSON:
-        output.document(asdict(reply.value))
+        output.document(document)
     else:
-        output.line(output.printable(reply.value.url))
-    if reply.age_s is not None:
-        output.note(f"may be stale: as the server knew it {reply.age_s} s ago")
+        for url in urls:
+            output.line(output.printable(url))
 
 
 def list_(

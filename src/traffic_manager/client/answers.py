@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from traffic_manager.client.model import (
     KeyPage,
     OperationResult,
     Position,
+    ResolveResult,
     Route,
     RoutePage,
     read,
@@ -75,6 +77,13 @@ def identity(document: Any) -> Identity:  # Any: JSON values
     """Return who the caller is."""
     found = read(Identity, document)
     return replace(found, grants=read_all(Grant, found.grants))
+
+
+def resolve_results(document: Any) -> Sequence[ResolveResult]:  # Any: JSON values
+    """Return what became of each key."""
+    if not isinstance(document, dict):
+        raise ValueError("no JSON object")
+    return read_all(ResolveResult, document.get("results"))
 
 
 def batch_result(document: Any) -> BatchResult:  # Any: JSON values

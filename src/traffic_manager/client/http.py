@@ -20,6 +20,7 @@ from traffic_manager.client.answers import (
     json_of,
     key_page,
     problem_of,
+    resolve_results,
     route_page,
 )
 from traffic_manager.client.errors import UnexpectedAnswer, Unreachable, refusal
@@ -39,6 +40,7 @@ from traffic_manager.client.model import (
     Readiness,
     Reply,
     Resolved,
+    ResolveResult,
     Route,
     RoutePage,
     StreamEvent,
@@ -110,6 +112,12 @@ class Client:
         """Return which URL serves *key*. Raises NotFound if no active route does."""
         reply = self._call("GET", "/routes/resolve", params=_named(key))
         return self._read(reply, lambda document: read(Resolved, document))
+
+    def resolve_many(self, keys: Sequence[Key]) -> Reply[Sequence[ResolveResult]]:
+        """Return which URLs serve up to 1,000 *keys*, in their order and all at one revision. A key without an
+        active route raises nothing."""
+        body = {"keys": [_named(key) for key in keys]}
+        return self._read(self._call("POST", "/routes/resolve", body=body), resolve_results)
 
     def get(self, key: Key) -> Reply[Route]:
         """Return the route, active or not. Raises NotFound."""

@@ -120,6 +120,21 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class ResolveResult:
+    """What became of one key of several: *status* 200, or 404 with None for *url* and *revision* and the *code* that
+    says why; 403 if it may not be resolved."""
+
+    status: int
+    tenant: str
+    service: str
+    env: str
+    version: str
+    url: str | None
+    revision: int | None
+    code: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """A route; times are RFC 3339 text in UTC."""
 
