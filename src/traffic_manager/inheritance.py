@@ -7,6 +7,8 @@ its only thread: a process that forks must have no other.
 from __future__ import annotations
 
 import gc
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -16,7 +18,9 @@ from traffic_manager.db.feed import SqlFeed
 from traffic_manager.db.pool import Counters, open_database
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
+from traffic_manager.routing.ports import StoredKey
 from traffic_manager.routing.watchers import Watchers
+from traffic_manager.saving import Saving
 
 # What a new worker has to catch up on; a poll costs half a millisecond.
 _FOLLOW_EVERY_S = 1.0
@@ -45,27 +49,32 @@ def empty_memory(settings: Settings) -> Memory:
 
 
 class Inheritance:
-    """The memory that workers begin with."""
+    """The memory that workers begin with, and its copy on disk, if there is to be one."""
 
     def __init__(self, settings: Settings) -> None:
         self.memory = empty_memory(settings)
         self._database = open_database(settings.db, Counters(query=_nothing, connection_error=_nothing))
         self._feed = _Feed(self._database, self._count_bad_row)
-        self._follower = Follower(
-            self._feed, self.memory.mirror, _Nobody(), self.memory.watchers, self.memory.keyring
+        self._follower = self._new_follower()
+        self._saving = (
+            Saving(settings.snapshot_path, settings.db.described) if settings.snapshot_path else None
         )
-        self._due = 0.0
+        self._due: float | None = None
         self._pause_s = _FOLLOW_EVERY_S
 
     def follow(self) -> None:
-        """Load the table, or bring it up to date, if that is due."""
-        if monotonic() < self._due:
+        """Load the table, or bring it up to date, if that is due; keep it on disk from time to time."""
+        if self._due is None:
+            self._recall()
+        elif monotonic() < self._due:
             return
         with self._database.watching():
             is_ok = self._follower.catch_up()
         self.memory.at_head = self._follower.at_head
         self._pause_s = _FOLLOW_EVERY_S if is_ok else min(_RETRY_MOST_S, self._pause_s * 2)
         self._due = monotonic() + self._pause_s
+        if self._saving and is_ok:
+            self._saving.save_if_due(self.memory.mirror, self._feed.last_keys)
 
     def before_fork(self) -> None:
         """Put away what must not be shared, and keep children's collectors off what is: they would write to it."""
@@ -73,18 +82,51 @@ class Inheritance:
         gc.collect()
         gc.freeze()
 
+    def ended(self, pid: int, exit_code: int) -> None:
+        """A child that is no worker has ended."""
+        if self._saving:
+            self._saving.ended(pid, exit_code)
+
     def stop(self) -> None:
         """End `follow`, if it runs, soon. For signal handlers."""
         self._follower.stop()
         self._database.hurry()
+
+    def close(self) -> None:
+        """Keep the last state on disk, when all workers have ended."""
+        if self._saving:
+            last = self._new_follower()  # the other was told to stop
+            with self._database.watching():
+                last.catch_up()
+            self._saving.save_last(self.memory.mirror, self._feed.last_keys, last.staleness_s() or 0.0)
+
+    def _new_follower(self) -> Follower:
+        memory = self.memory
+        return Follower(
+            self._feed, memory.mirror, _Nobody(), memory.watchers, memory.keyring, at_head=memory.at_head
+        )
+
+    def _recall(self) -> None:
+        """Begin with the copy on disk: most of it still holds, and the database may be away."""
+        found = self._saving.recall() if self._saving else None
+        if found is None:
+            return
+        at_head = monotonic() - max(0.0, time.time() - found.seen_at)
+        self._follower.recall(found.table, found.keys, at_head)
+        self._feed.last_keys = found.keys
 
     def _count_bad_row(self) -> None:
         self.memory.bad_rows += 1
 
 
 class _Feed(SqlFeed):
-    def leave_epoch(self, epoch: str) -> None:
-        """Leave it to the workers, who see the same: it takes a pool."""
+    """Remembers the keys that it read last."""
+
+    last_keys: Sequence[StoredKey] | None = None
+
+    def keys(self) -> Sequence[StoredKey]:
+        self.last_keys = super().keys()
+        return self.last_keys
 
 
 class _Nobody:

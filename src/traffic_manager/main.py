@@ -69,7 +69,7 @@ def _serve(settings: Settings, log_writer: LogWriter, migrate_first: bool) -> in
     )
     if settings.app.is_development:
         _print_welcome(settings)
-    if settings.api.workers == 1:
+    if not settings.db.is_postgres:
         code = _run_worker(lambda: Worker(settings, Metrics(), empty_memory(settings)), listener, log_writer)
         return 1 if code == EXIT_REFUSED else code
     return _run_workers(settings, listener, log_writer)
@@ -149,7 +149,9 @@ class _Estate:
         self.inheritance = Inheritance(settings)
         self.tend = self.inheritance.follow
         self.before_fork = self.inheritance.before_fork
+        self.ended = self.inheritance.ended
         self.stop = self.inheritance.stop
+        self.close = self.inheritance.close
 
     def buried(self, index: int) -> None:
         """Remove what a dead worker last said of itself."""

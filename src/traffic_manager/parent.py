@@ -50,6 +50,12 @@ class Estate(Protocol):
     def buried(self, index: int) -> None:
         """The worker of this index has ended."""
 
+    def ended(self, pid: int, exit_code: int) -> None:
+        """A child that is no worker has ended."""
+
+    def close(self) -> None:
+        """Put everything away; all workers have ended."""
+
     def stop(self) -> None:
         """Let `tend` end soon. Called by signal handlers."""
 
@@ -87,6 +93,7 @@ class Parent:
             self._end_wedged()
             if not self._is_stopping:
                 self._estate.tend()
+        self._estate.close()
         return self._exit_code
 
     def _fork(self, index: int) -> None:
@@ -113,9 +120,12 @@ class Parent:
         if pid == 0:
             time.sleep(0.02)
             return
-        index = self._index_of.pop(pid)
-        self._estate.buried(index)
         code = os.waitstatus_to_exitcode(status)
+        index = self._index_of.pop(pid, None)
+        if index is None:
+            self._estate.ended(pid, code)
+            return
+        self._estate.buried(index)
         # A replacement's refusal is its own: the others have started, and answer from memory.
         if code == EXIT_REFUSED and index not in self._delay_s:
             self._exit_code = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
@@ -249,6 +250,7 @@ class Worker:
 
     def _sources(self) -> dict[str, Source]:
         sources = {"health": self._health.probe, "pool": self._measure_pool, "mirror": self._measure_mirror}
+        sources["snapshot"] = self._measure_snapshot
         return sources | ({"outbox": self._measure_outbox} if self._outbox else {})
 
     def _measure_pool(self) -> None:
@@ -256,6 +258,12 @@ class Worker:
         self._metrics.db_pool_size.set(stats.size)
         self._metrics.db_pool_available.set(stats.available)
         self._metrics.db_pool_in_use.set(stats.in_use)
+
+    def _measure_snapshot(self) -> None:
+        path = self._settings.snapshot_path
+        with suppress(OSError):  # none has been written yet, or it is being replaced
+            age_s = time.time() - path.stat().st_mtime if path else 0.0
+            self._metrics.tm_snapshot_age_seconds.set(age_s)
 
     def _measure_mirror(self) -> None:
         self._metrics.tm_applied_revision.set(self._mirror.applied)

@@ -88,7 +88,7 @@ hearts = Heartbeats(1)
 births = 0
 
 class Estate:
-    tend = stop = lambda self: None
+    tend = stop = close = lambda self: None
     buried = lambda self, index: None
 
     def before_fork(self):

@@ -90,6 +90,11 @@ class AppSettings(Section):
         "embedded",
         description="`embedded`: servers send events to Kafka; `off`: only `traffic-manager relay` does.",
     )
+    snapshot_path: str | None = Field(
+        None,
+        description="File of the table on disk, which a node answers from that starts while its database is away; "
+        "`off`: none. Each node needs its own. Default: `data/snapshot-<API_PORT>` with PostgreSQL.",
+    )
     retention_days: Annotated[float, Field(gt=0, le=36_500)] | None = Field(
         None,
         description="`traffic-manager compact` forgets changes older than this many days. Unset: none ever.",
@@ -173,6 +178,11 @@ class DbSettings(Section):
     def is_postgres(self) -> bool:
         """True if the database is PostgreSQL."""
         return self.host is not None
+
+    @property
+    def described(self) -> str:
+        """Which database it is, for what is kept of it elsewhere."""
+        return f"{self.host}:{self.port}/{self.name}" if self.is_postgres else str(self.path.absolute())
 
     @property
     def as_owner(self) -> DbSettings:
@@ -328,6 +338,13 @@ class Settings(BaseModel):
             raise SettingsInvalid(
                 ["AUTH_PEPPER: must be set with AUTH_MODE=required; `openssl rand -hex 32` makes a good one"]
             )
+
+    @property
+    def snapshot_path(self) -> Path | None:
+        """Where the table is kept on disk, None for nowhere: SQLite's file is on this disk itself."""
+        if not self.db.is_postgres or self.app.snapshot_path == "off":
+            return None
+        return Path(self.app.snapshot_path or f"data/snapshot-{self.api.port}")
 
     @property
     def serves_docs(self) -> bool:

@@ -90,9 +90,8 @@ class SqlFeed:
             return [StoredKey(*row) for row in session.rows(_KEYS)]
 
     def leave_epoch(self, epoch: str) -> None:
-        """Begin another epoch, unless somebody has. Under the revision lock: no change spans two epochs."""
-        with self._database.writing() as session:
-            self._database.lock_revision(session)
+        """Begin another epoch, unless somebody has."""
+        with self._using() as connection, connection.reading() as session:
             session.run(_LEAVE_EPOCH, left=epoch, begun=uuid.uuid4().hex)
 
     def close(self) -> None:

@@ -189,6 +189,9 @@ class Metrics:
             "tm_staleness_seconds", "Longest time since a worker was known to be at the head.", "livemax"
         )
         self.tm_mirror_routes = self._gauge("tm_mirror_routes", "Routes in the largest mirror.", "livemax")
+        self.tm_snapshot_age_seconds = self._gauge(
+            "tm_snapshot_age_seconds", "Time since the table was last kept on disk.", "livemax"
+        )
         self.tm_mirror_complete = self._gauge(
             "tm_mirror_complete", "1 if every worker holds all active routes.", "livemin"
         )

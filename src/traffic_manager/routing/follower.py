@@ -102,6 +102,11 @@ class Follower:
         if self._thread.is_alive():
             self._thread.join(_STOP_S)
 
+    def recall(self, table: Table, keys: Sequence[StoredKey] | None, at_head: float) -> None:
+        """Begin with a table that was kept since *at_head*, a time on the monotonic clock, and go on from there."""
+        self._load(table, keys, is_fork=False)
+        self._at_head = at_head
+
     def catch_up(self) -> bool:
         """Follow the log to its head now, on this thread: for a process that has no event loop. Return False if the
         source could not be read."""
