@@ -106,7 +106,7 @@ def _document(
         "keys": None if keys is None else [_key_json(key) for key in keys],
     }
     yield orjson.dumps(about) + b"\n"
-    for portion in mirror.portions():
+    for portion in mirror.portions(""):
         lines = (f"{key}{_BETWEEN}{entry.url}{_BETWEEN}{entry.revision}\n" for key, entry in portion)
         yield "".join(lines).encode()
 
