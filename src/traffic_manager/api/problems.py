@@ -157,8 +157,12 @@ def _field(problem: FieldProblem) -> JsonObject:
 
 def route_json(route: Route) -> JsonObject:
     """Return *route* as the API shows it."""
+    tenant, service, env, version = route.key
     return {
-        **route.key._asdict(),
+        "tenant": tenant,
+        "service": service,
+        "env": env,
+        "version": version,
         "url": route.url,
         "is_active": route.is_active,
         "revision": route.revision,

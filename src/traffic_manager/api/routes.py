@@ -332,9 +332,12 @@ def _operations(parts: Parts, caller: Principal, bodies: Sequence[schemas.Operat
     operations = []
     for index, body in enumerate(bodies):
         try:
-            _check_fields(body)
-            operation = operation_of(parts, caller, body.verb, _names(body), body.url, body.is_active)
-            operations.append(replace(operation, if_match=tags_of(body.if_match, "if_match")))
+            verb = body.verb
+            _check_fields(body, verb)
+            operation = operation_of(parts, caller, verb, _names(body), body.url, body.is_active)
+            if body.if_match is not None:
+                operation = replace(operation, if_match=tags_of(body.if_match, "if_match"))
+            operations.append(operation)
         except InvalidInput as error:
             raise BatchFailed(index, _pointed(error, index)) from error
         except Forbidden as error:
@@ -342,13 +345,13 @@ def _operations(parts: Parts, caller: Principal, bodies: Sequence[schemas.Operat
     return operations
 
 
-def _check_fields(body: schemas.OperationBody) -> None:
-    takes_url = body.verb in (Verb.CREATE, Verb.PUT)
+def _check_fields(body: schemas.OperationBody, verb: Verb) -> None:
+    takes_url = verb in (Verb.CREATE, Verb.PUT)
     if takes_url and body.url is None:
         raise InvalidInput(FieldProblem("url", "missing", f"{body.operation} needs a url"))
     if not takes_url and body.url is not None:
         raise InvalidInput(FieldProblem("url", "unknown-field", f"{body.operation} takes no url"))
-    if body.verb is not Verb.PUT and body.is_active is not None:
+    if verb is not Verb.PUT and body.is_active is not None:
         raise InvalidInput(FieldProblem("is_active", "unknown-field", f"{body.operation} takes no is_active"))
 
 

@@ -17,6 +17,8 @@ from traffic_manager.routing.ports import Sighting
 
 Rendered = tuple[int, Headers, bytes]
 
+_ACCESS = {verb: Access(verb.value) for verb in Verb}
+
 
 def operation_of(
     parts: Parts,
@@ -36,7 +38,7 @@ def operation_of(
         problems.append(problem)
     if problems:
         raise InvalidInput(*problems)
-    caller.check(Access(verb.value), key.tenant, key.env)
+    caller.check(_ACCESS[verb], key.tenant, key.env)
     return Operation(verb, key, url, is_active)
 
 

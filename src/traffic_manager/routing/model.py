@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple, NewType, Self
 
 from traffic_manager.errors import FieldProblem, InvalidInput
@@ -139,5 +140,11 @@ _EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 
 def rfc3339(microseconds: int) -> str:
     """Return the time as RFC 3339 text in UTC with six decimals."""
-    moment = _EPOCH_START + timedelta(microseconds=microseconds)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond:06d}Z"
+    second, fraction = divmod(microseconds, 1_000_000)
+    return f"{_to_the_second(second)}.{fraction:06d}Z"
+
+
+# Changes come many in a second.
+@lru_cache(maxsize=256)
+def _to_the_second(seconds: int) -> str:
+    return (_EPOCH_START + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
