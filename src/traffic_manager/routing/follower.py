@@ -75,6 +75,7 @@ class Follower:
         self._keyring = keyring
         self._events = events
         self._bell = Bell()
+        self._woken_for = 0
         self._hints = Hints(events.hinted)
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
@@ -117,8 +118,9 @@ class Follower:
         """When the last poll began that left the mirror at the head, on the monotonic clock."""
         return self._at_head
 
-    def wake(self, _revision: int = 0) -> None:
-        """Poll now, because there is a change. From any thread."""
+    def wake(self, revision: int = 0) -> None:
+        """Poll now, because there is a change: *revision*, if it is known. From any thread."""
+        self._woken_for = revision
         self._bell.ring()
 
     def staleness_s(self) -> float | None:
@@ -139,7 +141,8 @@ class Follower:
         future = asyncio.get_running_loop().create_future()
         waiter = (revision, future)
         self._waiting.append(waiter)
-        self._bell.ring()
+        if revision > self._woken_for:  # else whoever made it has rung, and each of a group would poll again
+            self._bell.ring()
         try:
             async with asyncio.timeout(timeout_s):
                 await future
