@@ -4,6 +4,7 @@ to node is in `test_events`."""
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -119,10 +120,14 @@ def test_each_node_counts_its_own_requests_and_both_know_the_same_head(
         assert metrics_of(node)["tm_head_revision"] == written.revision
 
 
-def test_both_nodes_hear_of_changes_by_hints(nodes: list[Node]) -> None:
+def test_both_nodes_hear_of_changes_by_hints_and_poll_twice_a_second(nodes: list[Node]) -> None:
     for node in nodes:
         wait_for_metric(node, "tm_follower_hinted", 1)
         assert metrics_of(node)["tm_follower_hint_missed_total"] == 0
+    name = 'tm_follower_polls_total{outcome="ok"}'
+    before, began = metrics_of(nodes[0])[name], time.monotonic()
+    wait_until(lambda: metrics_of(nodes[0])[name] >= before + 8, 10.0, "eight polls of two workers")
+    assert time.monotonic() - began > 1.0
 
 
 def test_one_relay_is_active(nodes: list[Node]) -> None:

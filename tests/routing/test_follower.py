@@ -450,6 +450,28 @@ async def test_lost_hints_are_noticed_and_polling_alone_goes_on(monkeypatch: pyt
 
 
 @on_a_loop
+async def test_hints_that_were_lost_in_an_outage_are_no_reason_for_doubt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hints, "POLL_HINTED_S", 0.05)
+    monkeypatch.setattr(hints, "_GRACE_S", 0.05)
+    store = MemoryStore()
+    store.hints_come = True
+    async with following(store) as f:
+        await until(lambda: f.events.are_hints_trusted)
+        store.is_away = True
+        await until(lambda: f.events.failures)
+        with store._state:
+            store.is_away = store.hints_come = False
+            commit(store, create())
+            store.hints_come = True
+        await until(lambda: f.mirror.applied == 1)
+        polls = f.events.polls
+        await until(lambda: f.events.polls >= polls + 5)
+        assert (f.events.hints_missed, f.events.are_hints_trusted) == (0, True)
+
+
+@on_a_loop
 async def test_source_that_never_hints_is_polled_often() -> None:
     store = MemoryStore()
     async with following(store) as f:

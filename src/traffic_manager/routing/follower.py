@@ -167,7 +167,8 @@ class Follower:
             retry_s = _RETRY_FIRST_S if is_ok else min(_RETRY_MOST_S, retry_s * 2)
             # Full jitter, so that workers do not come back to a struggling database in step.
             pause_s = self._hints.poll_s if is_ok else random.uniform(0.02, retry_s)  # noqa: S311 no secret
-            is_asked = self._rest(pause_s)
+            # Who could not be reached could not be listened to either.
+            is_asked = self._rest(pause_s) or not is_ok
         self._feed.close()
         self._bell.close()
 
