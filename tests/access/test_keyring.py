@@ -102,6 +102,23 @@ def test_memory_for_keys_that_were_shown_is_bounded(monkeypatch: pytest.MonkeyPa
     assert len(keyring._remembered) <= 3
 
 
+def test_loading_makes_no_principals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs on the event loop: 10,000 principals would take half a second of it."""
+    keyring = Keyring(PEPPER)
+    made: list[str] = []
+    monkeypatch.setattr(keyring_module, "Principal", _noted(made, "principal", keyring_module.Principal))
+    keyring.load([stored(key, "viewer:*/*") for key in (GOOD, UNKNOWN)])
+    assert not made
+    keyring.principal_of(written(GOOD))
+    assert made == ["principal"]
+
+
+def test_principal_of_other_grants_is_not_known_any_more(keyring: Keyring) -> None:
+    principal = keyring.principal_of(written(GOOD))
+    keyring.load([stored(GOOD, "viewer:team-b/prod")])
+    assert not keyring.knows(principal)
+
+
 def test_credentials_that_were_refused_take_no_memory(keyring: Keyring) -> None:
     for _ in range(100):
         with pytest.raises(Unauthenticated):

@@ -204,6 +204,16 @@ def test_keys_of_others_are_neither_listed_nor_touched(keys: Keys) -> None:
     assert keys.lets_in(wide.secret)
 
 
+@pytest.mark.parametrize(
+    "key_id", ["", "a", "a" * 13, "aaaaaaaaaaa\x00", "aaaaaaaaaaa\n", "\u0661" * 12, "' or 1=1 --"]
+)
+def test_what_can_be_no_id_is_not_found(keys: Keys, key_id: str) -> None:
+    with pytest.raises(KeyNotFound):
+        keys.registry.revoke(ADMIN, AUTHOR, key_id)
+    with pytest.raises(KeyNotFound):
+        keys.registry.rotate(ADMIN, AUTHOR, key_id, DEFAULT_OVERLAP, DEFAULT_LIFETIME)
+
+
 def test_without_a_pepper_no_key_is_made(sql_engine: SqlEngine) -> None:
     registry = KeyRegistry(SqlKeyStore(sql_engine.database), None, lambda _: None)
     with pytest.raises(KeysUnavailable):

@@ -23,6 +23,12 @@ _is_written = re.compile(
     rb"tmk_([0-9A-Za-z]{%d})_[0-9A-Za-z]{%d}_([0-9A-Za-z]{%d})"
     % (ID_CHARACTERS, SECRET_CHARACTERS, CHECK_CHARACTERS)
 ).fullmatch
+_is_id = re.compile(rf"[0-9A-Za-z]{{{ID_CHARACTERS}}}", re.ASCII).fullmatch
+
+
+def is_key_id(text: str) -> bool:
+    """Return whether *text* can be the id of a key."""
+    return _is_id(text) is not None
 
 
 class Credential(NamedTuple):

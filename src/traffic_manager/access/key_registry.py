@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from traffic_manager.access.credentials import Credential
+from traffic_manager.access.credentials import Credential, is_key_id
 from traffic_manager.access.permissions import Grant, Operation, Principal
 from traffic_manager.access.ports import ApiKey, KeyAction, KeyStore, KeyTransaction
 from traffic_manager.errors import Forbidden, KeyNotFound, KeysUnavailable
@@ -58,6 +58,7 @@ class KeyRegistry:
     ) -> Issued:
         """Return a new key of the same owner with the same grants; the old one ends after *overlap*, if it would not
         sooner. Raises KeyNotFound, also for one that is no longer in force: that one is not to come back."""
+        _check_id(key_id)
         with self._store.writing(key_id, author) as transaction:
             old = _found(transaction, caller, Operation.ROTATE_KEY)
             if not old.is_live(transaction.now):
@@ -69,6 +70,7 @@ class KeyRegistry:
 
     def revoke(self, caller: Principal, author: Author, key_id: str) -> tuple[Head, ApiKey]:
         """End a key for good and return it; nothing changes if it was revoked before. Raises KeyNotFound."""
+        _check_id(key_id)
         with self._store.writing(key_id, author) as transaction:
             key, head = _found(transaction, caller, Operation.REVOKE_KEY), transaction.head
             if key.revoked_at is None:
@@ -102,6 +104,12 @@ class KeyRegistry:
 def _administers(caller: Principal, operation: Operation, grants: Sequence[Grant]) -> bool:
     places = [grant.place for grant in grants] or [(None, None)]
     return all(caller.may(operation, tenant, env) for tenant, env in places)
+
+
+def _check_id(key_id: str) -> None:
+    """Raise KeyNotFound for what can be no id, before the revision lock is taken for it."""
+    if not is_key_id(key_id):
+        raise KeyNotFound
 
 
 def _found(transaction: KeyTransaction, caller: Principal, operation: Operation) -> ApiKey:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Self
 
 from traffic_manager.errors import Forbidden
@@ -108,9 +109,14 @@ class Principal:
     _places: Mapping[Operation, frozenset[Place]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        places = {op: frozenset(g.place for g in self.grants if g.role in ROLES_OF[op]) for op in Operation}
+        places = _places_of(self.grants)
         object.__setattr__(self, "_places", places)  # frozen for everybody else
         object.__setattr__(self, "resolvable", places[Operation.RESOLVE])
+
+    @cached_property
+    def written(self) -> str:
+        """Its grants as a row keeps them."""
+        return as_text(self.grants)
 
     def may(self, operation: Operation, tenant: str | None, env: str | None) -> bool:
         """Return whether *operation* is permitted in that tenant's environment (None: in all of them)."""
@@ -132,6 +138,11 @@ class Principal:
         """Raise Forbidden if *operation* is permitted nowhere at all."""
         if not self._places[operation]:
             raise Forbidden
+
+
+@lru_cache(4096)  # 50 µs; many keys have the same grants, and all are asked for theirs again when one changes
+def _places_of(grants: tuple[Grant, ...]) -> Mapping[Operation, frozenset[Place]]:
+    return {op: frozenset(g.place for g in grants if g.role in ROLES_OF[op]) for op in Operation}
 
 
 def covers(places: Container[Place], tenant: str | None, env: str | None) -> bool:
