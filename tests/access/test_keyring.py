@@ -13,6 +13,7 @@ from tests.access.builders import FAR_FUTURE, PEPPER, a_grant, stored
 from traffic_manager.access import keyring as keyring_module
 from traffic_manager.access.credentials import Credential
 from traffic_manager.access.keyring import Keyring
+from traffic_manager.access.permissions import Principal
 from traffic_manager.errors import SourceUnavailable, Unauthenticated
 
 GOOD, REVOKED, EXPIRED, UNKNOWN = (Credential.new() for _ in range(4))
@@ -106,7 +107,7 @@ def test_loading_makes_no_principals(monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs on the event loop: 10,000 principals would take half a second of it."""
     keyring = Keyring(PEPPER)
     made: list[str] = []
-    monkeypatch.setattr(keyring_module, "Principal", _noted(made, "principal", keyring_module.Principal))
+    monkeypatch.setattr(keyring_module, "Principal", _noted(made, "principal", Principal))
     keyring.load([stored(key, "viewer:*/*") for key in (GOOD, UNKNOWN)])
     assert not made
     keyring.principal_of(written(GOOD))

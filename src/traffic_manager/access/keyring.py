@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from traffic_manager.access.credentials import Credential
-from traffic_manager.access.permissions import Principal, grants_of
+from traffic_manager.access.permissions import Principal, covers, grants_of
 from traffic_manager.errors import SourceUnavailable, Unauthenticated
 from traffic_manager.routing.ports import StoredKey
 
@@ -69,10 +69,13 @@ class Keyring:
             raise Unauthenticated
         return entry.principal
 
-    def admitted(self, mark: bytes) -> Principal | None:
-        """Return whose the credential of *mark* is, if `principal_of` was asked for it lately and it is in force."""
-        entry = self._remembered.get(mark)
-        return entry.principal if entry is not None and self._now() < entry.expires_at else None
+    def permits_resolve(self, mark: bytes | None, tenant: str, env: str) -> bool:
+        """Return whether the credential of *mark* was admitted lately, is in force, and may resolve there. False is
+        no refusal: `principal_of` has to be asked. The lane asks this of every request."""
+        entry = self._remembered.get(mark) if mark is not None else None
+        if entry is None or self._now() >= entry.expires_at:
+            return False
+        return covers(entry.principal.resolvable, tenant, env)
 
     def knows(self, principal: Principal) -> bool:
         """Return whether the key of *principal* is still in force: for whoever was let in a while ago."""

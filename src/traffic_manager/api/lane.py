@@ -63,6 +63,7 @@ class Lane:
         self._stale_age_s = parts.follower.stale_age_s
         self._gate = parts.gate
         self.mark_of = parts.gate.mark_of
+        self.permits = parts.gate.permits_resolve
         self._count = parts.metrics.resolved_in_lane
         self._count_flagged = parts.metrics.tm_resolve_flagged_total.inc
         self._rendered: Kept[str, Rendered] = Kept(_RENDERED_BYTES, _size_of_rendered)
@@ -94,10 +95,6 @@ class Lane:
     def _kept_as(self, head: bytes) -> bytes:
         """Return what stands for *head* in memory: a hash if it may hold a credential."""
         return head if self._gate.is_open else sha256(head).digest()
-
-    def permits(self, asked: Asked) -> bool:
-        """Return whether the caller is known here and may resolve this; if not, the documented route says why not."""
-        return self._gate.is_open or self._gate.permits_resolve(asked.mark, asked.tenant, asked.env)
 
     def answer(self, asked: Asked, correlation_id: bytes | None, general: Headers) -> bytes | None:
         """Return the whole answer, beginning with the *general* headers; None if the mirror cannot tell."""
@@ -199,8 +196,8 @@ class LaneConnection(Connection):
 
     def _answer(self, asked: Asked, correlation_id: bytes | None) -> bool:
         """Answer, if it is this request's turn, the client takes answers and the mirror can tell."""
-        if not self._lane.permits(asked):
-            return False
+        if not self._lane.permits(asked.mark, asked.tenant, asked.env):
+            return False  # not admitted lately, or not permitted: the documented route tells
         if self.is_waiting or self.flow.write_paused or self.transport.is_closing():
             return False
         answer = self._lane.answer(asked, correlation_id, self.server_state.default_headers)
