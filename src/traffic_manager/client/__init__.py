@@ -2,6 +2,8 @@
 
     with Client("http://127.0.0.1:8000") as client:
         url = client.resolve(("team-a", "payments", "prod", "v2")).value.url
+        for event in follow(client, Filter(tenant="team-a"), with_snapshot=True):
+            ...  # the routes of a tenant, and then every change of them, over as many connections as it takes
 
 Every call answers with a `Reply` or raises a `ClientError`; `errors.py` draws the tree.
 """

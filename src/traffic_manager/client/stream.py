@@ -32,7 +32,7 @@ def follow(
     after: Position | str | None = None,
     *,
     with_snapshot: bool = False,
-    outages: Outages,
+    outages: Outages | None = None,
 ) -> Iterator[StreamEvent]:
     """Yield the events of the stream for ever, without its `end`s. *after* None: from now on.
 
@@ -45,7 +45,7 @@ def follow(
         pause_s = full_jitter_s(0)  # if it ends without a word
         try:
             for event in client.events(wanted, after, with_snapshot=with_snapshot):
-                if failures:
+                if failures and outages:
                     outages.back(after)
                 failures, was_reached = 0, True
                 if event.kind == "end":
@@ -56,7 +56,7 @@ def follow(
         except (Unreachable, Unavailable) as error:
             if not was_reached:
                 raise
-            if failures == 0:
+            if failures == 0 and outages:
                 outages.lost(error)
             pause_s = full_jitter_s(failures, base_s=_BACKOFF_BASE_S, cap_s=_BACKOFF_CAP_S)
             failures += 1

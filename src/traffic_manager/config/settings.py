@@ -288,7 +288,7 @@ class WatchSettings(Section):
     limit: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         10_000, description="At most this many wait for changes at a worker; more are refused with 503."
     )
-    heartbeat_seconds: Annotated[float, Field(ge=0.1, le=300)] = Field(
+    heartbeat_seconds: Annotated[float, Field(ge=0.1, le=50)] = Field(
         15.0, description="A stream without changes says that it lives this often; proxies cut silent ones."
     )
     life_seconds: Annotated[float, Field(ge=1, le=86_400)] = Field(
