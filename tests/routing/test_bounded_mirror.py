@@ -153,7 +153,14 @@ STEPS = [
 ]
 steps = st.lists(st.sampled_from(STEPS), min_size=2, max_size=6)
 # Often a read is on its way, of what Redis or the database had, while the rest happens.
-BEGINNINGS = [[], ["slow plain"], ["elsewhere", "slow plain"], ["elsewhere", "slow plain", "put", "strong"]]
+BEGINNINGS = [
+    [],
+    ["slow plain"],
+    ["elsewhere", "slow plain"],
+    ["elsewhere", "slow plain", "put", "strong"],
+    ["see", "put"],
+    ["slow strong", "restore", "follow", "plain"],
+]
 
 
 def operations() -> st.SearchStrategy[Operation]:
@@ -267,6 +274,8 @@ class BoundedMirror(RuleBasedStateMachine):
             self.cache.filled_by_others(key, self.store.look_up([key]))
         elif step == "see":
             self.see(worker, key)
+        elif step == "restore":
+            self.restore_database(0)
         else:
             self.read(worker, key, is_slow=step.startswith("slow"), is_strong=step.endswith("strong"))
 
