@@ -128,6 +128,42 @@ class TestAtTheDoor:
         assert answer.status_code == 401
 
 
+# What each call with a body is sent, so that nothing but the permission is wrong with it.
+BODIES: dict[str, Json] = {
+    "/api/v1/routes": a_route(tenant="nobody"),
+    "/api/v1/routes/activate": a_key(tenant="nobody"),
+    "/api/v1/routes/deactivate": a_key(tenant="nobody"),
+    "/api/v1/routes/batch": {"operations": [{**a_route(tenant="nobody"), "operation": "create"}]},
+    "/api/v1/routes/resolve": {"keys": [a_key(tenant="nobody")]},
+    "/api/v1/routes/{tenant}/{service}/{env}/{version}": {"url": "https://a.example.com/"},
+    "/api/v1/keys": {"owner": "x", "grants": [{"role": "resolver"}]},
+    "/api/v1/keys/{key_id}/rotate": {},
+}
+
+
+def test_whoever_may_nothing_gets_nothing_from_any_call(node: Node) -> None:
+    """Holds every call that the document has, also those that come later."""
+    told = {"/api/v1/whoami", "/api/v1/routes/resolve"}  # who they are; and of each key that it is forbidden
+    with client_with(node, a_key_for(node, "resolver:nowhere/none")) as client:
+        document = client.get("/openapi.json").json()
+        for path, calls in document["paths"].items():
+            for method, call in calls.items():
+                if path.startswith("/health") or (path in told and (method == "post" or "whoami" in path)):
+                    continue
+                body = BODIES[path] if "requestBody" in call else None
+                needed = {
+                    p["name"] for p in call.get("parameters", ()) if p["in"] == "query" and p["required"]
+                }
+                names = {name: value for name, value in a_key(tenant="nobody").items() if name in needed}
+                filled = path.format(**a_key(tenant="nobody"), key_id="nosuchkey000")
+                answer = client.request(method.upper(), filled, params=names, json=body)
+                assert (answer.status_code, code_of(answer)) == (403, "forbidden"), (method, path)
+        results = client.post("/api/v1/routes/resolve", json=BODIES["/api/v1/routes/resolve"]).json()[
+            "results"
+        ]
+        assert [result["status"] for result in results] == [403]
+
+
 class TestWhoAmI:
     def test_it_tells_name_grants_and_operations(self, node: Node, admin: httpx2.Client) -> None:
         made = issued(admin, "resolver:team-a/prod", "viewer:*/test", owner="carol")
