@@ -58,7 +58,7 @@ _SYNCHRONISE_PATIENCE_S = 3.0
 _CATCH_UP_PATIENCE_S = 1.0
 _PROBE_EVERY_S = 2.0
 # How long a busy event loop may keep the interpreter from the writer and the follower. With Python's 5 ms a change
-# took twice as long beside a flood of resolves; below 1 ms nothing was gained, and all got slower. See ADR 11.
+# waited a third longer beside a flood of resolves; below 1 ms all got slower. See ADR 11.
 _SWITCH_S = 0.001
 _BEAT_S = 1.0
 
