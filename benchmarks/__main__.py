@@ -69,6 +69,9 @@ def _measured(plan: Plan, names: list[str]) -> tuple[list[Outcome], list[str]]:
             try:
                 with _at_most(deadline - time.monotonic()):
                     outcomes += SCENARIOS[name](stage)
+            except OutOfTime:
+                stage.say(f"out of time after {plan.limit_s:.0f} s")
+                failed.append(name)
             except Exception:
                 traceback.print_exc()
                 failed.append(name)

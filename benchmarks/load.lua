@@ -49,7 +49,9 @@ function done(summary, latency)
   end
   io.write('}, "latency_ms": {')
   for i, p in ipairs({50, 75, 90, 95, 99, 99.9, 99.99, 100}) do
-    io.write(i > 1 and ", " or "", string.format('"%g": %f', p, latency:percentile(p) / 1000))
+    -- Beyond its last value wrk's percentile is 0.
+    local us = p == 100 and latency.max or latency:percentile(p)
+    io.write(i > 1 and ", " or "", string.format('"%g": %f', p, us / 1000))
   end
   io.write("}}\n")
 end

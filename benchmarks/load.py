@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import resource
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
-
-import httpx2
+from urllib.parse import urlsplit
 
 from benchmarks.install import program
 from benchmarks.machine import cpu_s
@@ -141,13 +142,13 @@ def _run_again_if_wrong(contender: Contender, seconds: float, say: Callable[[str
 
 
 def ask(url: str, request: bytes) -> tuple[int, bytes]:
-    """Return status and body of the answer to one prepared request."""
-    head, _, body = request.partition(b"\r\n\r\n")
-    line, *fields = head.decode().split("\r\n")
-    method, path, _ = line.split(" ")
-    headers = dict(field.split(": ", 1) for field in fields if not field.startswith("Host"))
-    answer = httpx2.request(method, url + path, headers=headers, content=body, timeout=10)
-    return answer.status_code, answer.content
+    """Return status and body of the answer to one prepared request, sent as it is."""
+    where = urlsplit(url)
+    with socket.create_connection((where.hostname, where.port), timeout=10) as connection:
+        connection.sendall(request)
+        answer = HTTPResponse(connection)
+        answer.begin()
+        return answer.status, answer.read()
 
 
 def _request(method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:

@@ -12,6 +12,7 @@ from tests.servers import Server
 from tests.servers.ports import free_port
 
 from benchmarks.install import etcd
+from benchmarks.load import ask, send
 
 # etcd takes no more operations in one transaction.
 _MOST_IN_TRANSACTION = 128
@@ -42,8 +43,8 @@ class EtcdServer(Server):
 
     def revision(self) -> int:
         """Return the revision of the store: one more for each change."""
-        answer = httpx2.post(f"{self.url}/v3/kv/range", json={"key": encoded("none")})
-        return int(answer.raise_for_status().json()["header"]["revision"])
+        _, body = ask(self.url, send("POST", "/v3/kv/range", range_body("none")))
+        return int(json.loads(body)["header"]["revision"])
 
     def _create(self) -> None:
         """etcd makes its own files."""

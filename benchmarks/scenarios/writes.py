@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
-import httpx2
 from tests.node import Node
 
 from benchmarks.figures import Figure, Outcome, Series, at_least, at_most
-from benchmarks.load import SERIAL, Contender, Load, Requests, get, in_background, in_turn, run, send
+from benchmarks.load import SERIAL, Contender, Load, Requests, ask, get, in_background, in_turn, run, send
 from benchmarks.peers import EtcdServer
 from benchmarks.peers.etcd import put
 from benchmarks.routes import key_of, path_of, put_body, resolve_path, spread
@@ -133,5 +132,5 @@ def _batch(number: int) -> bytes:
 
 def head_of(url: str) -> int:
     """Return the revision of the last change that is committed."""
-    answer = httpx2.get(f"{url}/api/v1/changes", params={"after": "0", "limit": "1"}, timeout=10)
-    return int(answer.raise_for_status().json()["head"].rpartition(".")[2])
+    _, body = ask(url, get("/api/v1/changes?after=0&limit=1"))
+    return int(json.loads(body)["head"].rpartition(".")[2])
