@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
@@ -174,7 +175,8 @@ def parse_json(body: bytes) -> object:
     try:
         document: object = json.loads(
             body.decode("utf-8"),
-            object_pairs_hook=_object,
+            # Raw, NUL is no JSON and half of a surrogate pair no UTF-8: only escapes can spell them.
+            object_pairs_hook=_checked_object if b"\\u" in body else _object,
             parse_constant=_constant,
             parse_int=_integer,
             parse_float=_float,
@@ -201,21 +203,22 @@ def _check_depth(body: bytes) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON values
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise InvalidInput(
-                FieldProblem(shown(name, "body"), "duplicate-key", "stands twice in its object")
-            )
-        _check_text(name)
-        if isinstance(value, str):
-            _check_text(value)
-        elif isinstance(value, list):
-            for item in value:
-                if isinstance(item, str):
-                    _check_text(item)
-        found[name] = value
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        doubled = next(name for name, count in counts.items() if count > 1)
+        raise InvalidInput(
+            FieldProblem(shown(doubled, "body"), "duplicate-key", "stands twice in its object")
+        )
     return found
+
+
+def _checked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON values
+    for name, value in pairs:
+        for text in (name, *(value if isinstance(value, list) else (value,))):
+            if isinstance(text, str):
+                _check_text(text)
+    return _object(pairs)
 
 
 def _check_text(text: str) -> None:
