@@ -122,7 +122,7 @@ def _run_workers(settings: Settings, listener: socket.socket, log_writer: LogWri
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 made by mkdtemp
     directory = Path(tempfile.mkdtemp(prefix="traffic-manager-metrics-", dir=memory))
     clear(directory)
-    estate = _Estate(settings, directory)
+    estate = _Estate(settings, directory, listener)
     hearts = Heartbeats(settings.api.workers)
     import_parts(settings)
 
@@ -144,14 +144,20 @@ def _run_workers(settings: Settings, listener: socket.socket, log_writer: LogWri
 class _Estate:
     """What the parent keeps for its workers: their table, and the files of their metrics."""
 
-    def __init__(self, settings: Settings, directory: Path) -> None:
+    def __init__(self, settings: Settings, directory: Path, listener: socket.socket) -> None:
         self._directory = directory
+        self._listener = listener
         self.inheritance = Inheritance(settings)
         self.tend = self.inheritance.follow
         self.before_fork = self.inheritance.before_fork
         self.ended = self.inheritance.ended
-        self.stop = self.inheritance.stop
         self.close = self.inheritance.close
+
+    def stop(self) -> None:
+        """Follow no more, and leave the socket to the workers: when the last of them closes it, clients are refused,
+        and do not wait for somebody who accepts no more."""
+        self.inheritance.stop()
+        self._listener.close()
 
     def buried(self, index: int) -> None:
         """Remove what a dead worker last said of itself."""

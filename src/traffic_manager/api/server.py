@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 import uvicorn
 
+from traffic_manager.api.backlog import all_accepted, take_no_more
 from traffic_manager.api.connection import Connection
 from traffic_manager.api.context import Parts
 from traffic_manager.api.lane import Lane, LaneConnection
@@ -63,6 +64,7 @@ class Server(uvicorn.Server):
         self._draining = draining
         self._closing = closing
         self._close_at: float | None = None
+        self._has_parent = False
 
     def serve_on(self, listener: socket.socket) -> None:
         """Serve the connections of *listener* until told to stop."""
@@ -72,9 +74,9 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Take the signals over, but for Ctrl-C where it is ignored: there a parent passes it on, and to hear
         it from both would be to be asked twice."""
-        has_parent = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        self._has_parent = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         with super().capture_signals():
-            if has_parent:
+            if self._has_parent:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             yield
 
@@ -99,6 +101,15 @@ class Server(uvicorn.Server):
             # Else a client's next request could meet the closing of its idle connection.
             self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
         return is_time
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, when every connection that was made has been accepted. Other workers may go on with the socket: then
+        the kernel makes connections to the last moment."""
+        for listener in sockets or []:
+            if not self._has_parent:
+                take_no_more(listener)
+            await all_accepted(listener)
+        await super().shutdown(sockets)
 
 
 def protocol_of(parts: Parts) -> Protocol:
