@@ -56,6 +56,7 @@ class Twin:
 
     def __init__(self, parts: Parts, protocol_of: Callable[[Parts], Callable[..., Connection]]) -> None:
         self.parts = replace(parts, metrics=Metrics())
+        self.connections: list[Connection] = []
         self._reading = Condition()
         self._read_bytes: dict[tuple[str, int] | None, int] = {}
         self._make = protocol_of(self.parts)
@@ -67,6 +68,7 @@ class Twin:
 
     def _connection(self, *arguments: Any, **more: Any) -> Connection:  # Any: uvicorn's own
         connection = self._make(*arguments, **more)
+        self.connections.append(connection)
         receive = connection.data_received
 
         def data_received(data: bytes) -> None:

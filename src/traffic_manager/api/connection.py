@@ -66,6 +66,7 @@ class Connection(HttpToolsProtocol):
         self._on_gone: Callable[[], None] | None = None  # of an answer under way that has no end
         self._has_answered = False
         self._held = b""  # came while reading was paused
+        self._unsent_bytes = 0  # when it was looked at last
         self._fed_bytes = 0  # since the message began, or since its last bytes of body
         self._refusal: bytes | None = None  # to be sent when all before it is answered
         self._idle_since = self._began = 0.0
@@ -329,9 +330,14 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _on_idle_timer(self) -> None:
-        """Close if nothing was asked for long enough. Looked at then, not set anew for each request."""
+        """Close if nothing was asked, or taken, for long enough. Looked at then, not set anew for each request."""
+        unsent_bytes = self.transport.get_write_buffer_size()
+        if unsent_bytes and unsent_bytes == self._unsent_bytes:
+            self.transport.abort()  # what is left would never be taken
+            return
+        self._unsent_bytes = unsent_bytes
         left_s = self._idle_since + KEEP_ALIVE_S - self.loop.time()
-        if not self.is_between or self.is_waiting:
+        if not self.is_between or self.is_waiting or unsent_bytes:
             left_s = KEEP_ALIVE_S
         if left_s <= 0:
             self.transport.close()
