@@ -18,8 +18,9 @@ from typing import Any
 
 import httptools
 import structlog
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from traffic_manager.api.problems import instance_of, render
 from traffic_manager.errors import RequestRefused
@@ -37,6 +38,8 @@ MAX_HEAD_BYTES = 16 * 1024
 _PIECE_BYTES = 4 * 1024
 # A client that has closed its side may still listen, or be gone. Ordinary requests are answered by then.
 _HALF_CLOSED_S = 2.0
+# What a refused client still sends is taken for so long, and dropped.
+_LINGER_S = 1.0
 # At the end, a connection that was accepted without a request yet has so long to send it.
 _FIRST_REQUEST_S = 0.5
 # The extension of a scope that has the connection.
@@ -68,6 +71,7 @@ class Connection(HttpToolsProtocol):
         self._held = b""  # came while reading was paused
         self._unsent_bytes = 0  # when it was looked at last
         self._fed_bytes = 0  # since the message began, or since its last bytes of body
+        self._running: RequestResponseCycle | None = None
         self._refusal: bytes | None = None  # to be sent when all before it is answered
         self._idle_since = self._began = 0.0
         self._idle_timer: TimerHandle | None = None
@@ -88,6 +92,11 @@ class Connection(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._held = b""
+        self.pipeline.clear()
+        if self._running is not None:
+            # uvicorn tells the newest request's application alone, which may be waiting behind this one.
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
         if self._on_gone is not None:
             self._on_gone()
@@ -203,9 +212,18 @@ class Connection(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _end(self) -> None:
-        if self._refusal is not None:
-            self.transport.write(self._refusal)
-        self.transport.close()
+        if self._refusal is None:
+            self.transport.close()
+            return
+        # RFC 9112, 9.6: closed while the client still sends, the refusal could be lost on the way to it.
+        self.transport.write(self._refusal)
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self.loop.call_later(_LINGER_S, self.transport.close)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     # Parsing.
 
