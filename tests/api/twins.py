@@ -50,6 +50,10 @@ class FakeFollower:
         """Return what the test has set."""
         return self.age_s
 
+    async def reached(self, _revision: int, _timeout_s: float) -> bool:
+        """Return True: tests ask for revisions that the mirror has."""
+        return True
+
 
 class Twin:
     """One of the two servers. *protocol_of* makes its protocol."""
