@@ -126,6 +126,16 @@ class Connection(HttpToolsProtocol):
         else:  # a request is on its way, or may be
             self.loop.call_later(_FIRST_REQUEST_S, self._close_if_idle)
 
+    def pause_writing(self) -> None:
+        """Take no more requests while the client does not take the answers."""
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        super().resume_writing()
+        self.flow.resume_reading()
+
     # What the parser calls.
 
     def on_message_begin(self) -> None:
@@ -391,8 +401,8 @@ class _Flow(FlowControl):
         self._is_due = False
 
     def resume_reading(self) -> None:
-        """Read on, if nothing is queued behind the request under way."""
-        if not self.read_paused or self._is_due or self._connection.pipeline:
+        """Read on, if nothing is queued behind the request under way, and answers are taken."""
+        if not self.read_paused or self._is_due or self.write_paused or self._connection.pipeline:
             return
         if self._connection.holds:
             # Soon: this may be called while the parser is at work.

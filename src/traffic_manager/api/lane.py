@@ -195,10 +195,10 @@ class LaneConnection(Connection):
         return Asked(key, tenant, env, mark, if_none_match, is_last), accepted_id(given_ids)
 
     def _answer(self, asked: Asked, correlation_id: bytes | None) -> bool:
-        """Answer, if it is this request's turn, the client takes answers and the mirror can tell."""
+        """Answer, if it is this request's turn and the mirror can tell."""
         if not self._lane.permits(asked.mark, asked.tenant, asked.env):
             return False  # not admitted lately, or not permitted: the documented route tells
-        if self.is_waiting or self.flow.write_paused or self.transport.is_closing():
+        if self.is_waiting or self.transport.is_closing():
             return False
         answer = self._lane.answer(asked, correlation_id, self.server_state.default_headers)
         if answer is None:
