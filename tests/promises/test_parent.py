@@ -8,14 +8,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
+from tests.access.issue import REQUIRED, a_key_for, bearer
+from tests.db.engines import postgres_settings_of
 from tests.node import Node, wait_until
-from tests.promises.caller import Caller
+from tests.promises.caller import RESOLVE, Caller
 from tests.promises.crew import keys, new_url
-from tests.promises.places import SOURCE, a_database, a_node, one_caller_per_worker, workers_of
+from tests.promises.places import SOURCE, a_database, a_node, killed, one_caller_per_worker, workers_of
 from tests.servers import PostgresServer
+from traffic_manager.db.migrate import migrate
 
 pytestmark = pytest.mark.servers
 
@@ -75,6 +80,22 @@ def test_replacement_that_is_born_after_a_restore_knows_the_new_history(
     born = replaced(node)
     assert one_caller_per_worker(node, 3)[born].resolve(KEY).headers["tm-revision"].startswith("eeeeeeee.")
     assert len(events(node, "history_fork")) == 4
+
+
+def test_worker_that_is_born_while_the_database_is_away_knows_the_keys_that_its_parent_loaded(
+    tmp_path: Path, own_postgres: PostgresServer
+) -> None:
+    with a_database(own_postgres) as database:
+        migrate(postgres_settings_of(database))
+        with a_node(tmp_path, {**database, **REQUIRED, "API_WORKERS": "3"}) as node:
+            key = a_key_for(node, "viewer:*/*")
+            node.start()
+            with killed(own_postgres):
+                born = replaced(node)
+                caller = one_caller_per_worker(node, 3)[born]
+                names = urlencode(KEY._asdict())
+                answers = [caller.ask("GET", f"{RESOLVE}?{names}", **shown) for shown in (bearer(key), {})]
+    assert [(answer.status, answer.is_flagged) for answer in answers] == [(404, True), (401, False)]
 
 
 # The first worker stops beating, the second stops altogether; those after them are well.
