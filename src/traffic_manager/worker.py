@@ -183,7 +183,7 @@ class Worker:
             async with asyncio.timeout(_SYNCHRONISE_PATIENCE_S):
                 await self._follower.synchronised.wait()
         except TimeoutError:
-            log.warning("not_synchronised_yet", reason="the database cannot be reached")
+            log.warning("not_synchronised_yet", reason="the database is away, or its table is large")
         self._system.start()
         if self._outbox and self._settings.app.relay == "embedded":
             self._outbox.start_relay()
