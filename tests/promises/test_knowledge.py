@@ -121,9 +121,12 @@ def test_without_redis_and_database_nothing_is_known(
 
 
 def test_a_worker_that_is_born_while_the_database_is_away_knows_what_its_parent_knew(
-    holder: Node, own_postgres: PostgresServer
+    holder: Node, own_postgres: PostgresServer, database: dict[str, str]
 ) -> None:
     before = set(workers_of(holder))
+    now = own_postgres.psql("select now()")
+    # The two workers, and once a second the parent.
+    wait_until(lambda: polled_since(now, own_postgres, database) == 3, 5.0, "a poll of the parent")
     with OUTAGES["killed"](own_postgres):
         os.kill(min(before), signal.SIGKILL)
         (born,) = wait_until(lambda: set(workers_of(holder)) - before, 5.0, "another worker")
@@ -133,6 +136,15 @@ def test_a_worker_that_is_born_while_the_database_is_away_knows_what_its_parent_
         assert [(answer.status, answer.is_flagged) for answer in answers] == [(200, True), (404, True)]
         assert statuses([caller.ask("GET", f"/health/{probe}") for probe in ("live", "ready")]) == [200, 200]
     wait_until(lambda: not caller.resolve(KNOWN).is_flagged, READY_AFTER_S, "fresh answers")
+
+
+def polled_since(moment: str, server: PostgresServer, database: dict[str, str]) -> int:
+    """Return how many processes have asked for changes since."""
+    polls = (
+        f"datname = '{database['DB_NAME']}' and query like '%compacted_chain%' and pid <> pg_backend_pid()"
+    )
+    since = f"query_start > '{moment}'"
+    return int(server.psql(f"select count(*) from pg_stat_activity where {polls} and {since}"))  # noqa: S608
 
 
 def caller_to(node: Node, pid: int) -> Caller | None:
