@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx2
 import pytest
 
@@ -21,6 +23,8 @@ from tests.api.calls import (
 )
 from tests.api.streams import STREAM, Stream, streaming
 from tests.node import Node, path_of
+from traffic_manager.monitoring.metrics import StreamEnd
+from traffic_manager.routing.watchers import Ending
 
 
 class TestTelling:
@@ -154,6 +158,13 @@ class TestRefusals:
     def test_other_methods_are_405(self, sqlite_api: httpx2.Client) -> None:
         answer = sqlite_api.post(STREAM)
         assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD")
+
+
+def test_every_reason_has_its_metric_and_its_line_in_the_documents() -> None:
+    reasons = {ending.value for ending in Ending}
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    assert {end.value for end in StreamEnd} == reasons
+    assert {reason for reason in reasons if f"| `{reason}` |" in page} == reasons - {Ending.DISCONNECTED}
 
 
 def test_headers_keep_proxies_and_caches_out_of_the_way(sqlite_stack: Node) -> None:

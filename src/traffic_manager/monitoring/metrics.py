@@ -66,6 +66,7 @@ class StreamEnd(StrEnum):
     LIFE_OVER = "life-over"
     TOO_SLOW = "too-slow"
     UNAVAILABLE = "source-unavailable"
+    CREDENTIAL_OVER = "credential-over"
     DISCONNECTED = "disconnected"
 
 
