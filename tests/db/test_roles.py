@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.access.issue import PEPPER
 from tests.db.engines import postgres_settings_of
 from tests.node import Node, a_key, a_route, resolve
 from tests.servers import PostgresServer
@@ -34,10 +35,19 @@ def app_settings(postgres: PostgresServer, postgres_settings: dict[str, str]) ->
 def test_role_without_ownership_serves_and_cannot_rewrite_history(
     tmp_path: Path, postgres: PostgresServer, app_settings: dict[str, str]
 ) -> None:
-    with Node(tmp_path, app_settings).start("--migrate") as node, node.client() as client:
+    settings = {**app_settings, "AUTH_PEPPER": PEPPER}
+    with Node(tmp_path, settings).start("--migrate") as node, node.client() as client:
         assert client.post("/api/v1/routes", json=a_route()).status_code == 201
+        key = client.post("/api/v1/keys", json={"owner": "ci", "grants": [{"role": "viewer"}]}).json()
+        assert client.post(f"/api/v1/keys/{key['id']}/revoke").status_code == 200
         assert resolve(client, a_key(), cache_control="no-cache").status_code == 200
-    for forbidden in ("delete from changes", "update changes set actor = 'nobody'", "drop table changes"):
+    for forbidden in (
+        "delete from api_keys",
+        "update changes set detail = null",
+        "delete from changes",
+        "update changes set actor = 'nobody'",
+        "drop table changes",
+    ):
         with pytest.raises(RuntimeError, match=r"permission denied|must be owner"):
             postgres.psql(f"set role {ROLE}; {forbidden}", app_settings["DB_NAME"])
 
