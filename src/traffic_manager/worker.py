@@ -113,7 +113,9 @@ class Worker:
             follower=self._follower,
             watchers=self._watchers,
             resolver=resolver,
-            batch_resolver=BatchResolver(resolver, self._mirror, self._follower, store, self._reads),
+            batch_resolver=BatchResolver(
+                resolver, self._mirror, self._follower, store, self._reads, self._unknown_names
+            ),
             registry=self._registry,
             store=store,
             reads=self._reads,

@@ -24,7 +24,7 @@ from tests.routing.builders import (
 from tests.routing.memory_store import MemoryStore
 from tests.routing.test_follower import Events, until
 from tests.routing.test_resolver import SlowReads
-from traffic_manager.errors import EpochMismatch, NotYetReached, SourceUnavailable
+from traffic_manager.errors import Busy, EpochMismatch, NotYetReached, SourceUnavailable
 from traffic_manager.routing import hints
 from traffic_manager.routing.batch_resolver import Answers, BatchResolver
 from traffic_manager.routing.bulkhead import Bulkhead
@@ -49,7 +49,8 @@ class Reading:
         self.follower = Follower(store, self.mirror, Events(), Watchers(100))
         self.reads = Bulkhead("read", 8, 5.0)
         self.single = Resolver(self.mirror, self.follower, None, store, self.reads, UnknownNames(1000))
-        self.batch = BatchResolver(self.single, self.mirror, self.follower, store, self.reads)
+        self.unknown = UnknownNames(100)
+        self.batch = BatchResolver(self.single, self.mirror, self.follower, store, self.reads, self.unknown)
 
     async def urls(self, *keys: RouteKey, **how: object) -> list[str | None]:
         """Resolve *keys*; return their URLs."""
@@ -262,5 +263,39 @@ def test_no_key_is_answered_with_nothing(store: MemoryStore, max_routes: int) ->
         async with reading(store, max_routes) as r:
             answers = await r.batch.resolve([])
             assert (list(answers.entries), answers.as_of) == ([], 3)
+
+    asyncio.run(run())
+
+
+def test_made_up_names_use_up_the_allowance_and_real_ones_do_not(store: MemoryStore) -> None:
+    async def run() -> None:
+        async with reading(store, max_routes=0) as r:
+            for _ in range(30):
+                await r.batch.resolve([A, B, C] * 10)
+            made_up = [a_key(f"made-up-{n}") for n in range(500)]
+            await r.batch.resolve(made_up)
+            with pytest.raises(Busy):
+                await r.batch.resolve(made_up)
+            assert r.unknown.refusals == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("max_routes", [0, 2, 100])
+def test_read_of_a_history_that_was_left_meanwhile_is_not_answered(
+    store: MemoryStore, max_routes: int
+) -> None:
+    async def run() -> None:
+        async with reading(store, max_routes) as r:
+            slow = SlowReads(store)
+            asked = asyncio.ensure_future(r.batch.resolve([A, B], is_strong=True))
+            await slow.until_held(1)
+            slow.let_others_pass()
+            with store._state:
+                store.lose_changes_after(2)
+                commit(store, put(A, OTHER_URL))
+            await until(lambda: r.mirror.histories)
+            slow.release()
+            assert urls_of(await asked) == [OTHER_URL, URL]
 
     asyncio.run(run())

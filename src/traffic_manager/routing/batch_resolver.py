@@ -6,7 +6,7 @@ Redis is not asked: one statement reads a thousand keys sooner than a thousand q
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from traffic_manager.errors import SourceUnavailable
@@ -15,7 +15,8 @@ from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.model import Position, RouteKey
 from traffic_manager.routing.ports import Entry, RouteStore, Sighting
-from traffic_manager.routing.resolver import CATCH_UP_S, FILL_ATTEMPTS, Resolver, active_entry
+from traffic_manager.routing.resolver import CATCH_UP_S, FILL_ATTEMPTS, Fill, Resolver, active_entry
+from traffic_manager.routing.unknown_names import UnknownNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,15 @@ class BatchResolver:
     """Answers from *mirror* and *store*, with the rules of *resolver*. For one event loop."""
 
     def __init__(
-        self, resolver: Resolver, mirror: Mirror, follower: Follower, store: RouteStore, reads: Bulkhead
+        self,
+        resolver: Resolver,
+        mirror: Mirror,
+        follower: Follower,
+        store: RouteStore,
+        reads: Bulkhead,
+        unknown_names: UnknownNames,
     ) -> None:
+        self._unknown_names = unknown_names
         self._resolver = resolver
         self._mirror = mirror
         self._follower = follower
@@ -47,11 +55,11 @@ class BatchResolver:
     ) -> Answers:
         """Return what is known of *keys*. *is_strong*, *at_least* and errors as for a single key."""
         if is_strong or (at_least is not None and not await self._resolver.has_reached(at_least)):
-            return await self._read(keys, at_least)
+            return await self._read(keys, self._look_up, at_least)
         missing = self._missing(keys)
         if missing and len(missing) < len(set(keys)):
             await self._fill(missing)
-        return self._from_memory(keys, missing) or await self._read(keys, at_least)
+        return self._from_memory(keys, missing) or await self._read(keys, self._look_up_missing, at_least)
 
     def _missing(self, keys: Sequence[RouteKey]) -> Collection[RouteKey]:
         """Return the keys of which the mirror knows nothing."""
@@ -80,17 +88,25 @@ class BatchResolver:
 
     async def _fill(self, missing: Collection[RouteKey]) -> None:
         """Let the mirror take in what the database says of *missing*, where nothing later is known."""
-        sighting = await self._look_up(missing)
+        history, sighting = await self._look_up_missing(missing)
         if self._mirror.head is None or self._mirror.head.epoch != sighting.head.epoch:
             return
         await self._follower.reached(sighting.head.revision, CATCH_UP_S)
-        self._keep(missing, sighting)
+        if history == self._mirror.histories:
+            self._keep(missing, sighting)
 
-    async def _read(self, keys: Sequence[RouteKey], at_least: Position | None) -> Answers:
+    async def _read(
+        self,
+        keys: Sequence[RouteKey],
+        look_up: Callable[[Collection[RouteKey]], Awaitable[Fill]],
+        at_least: Position | None,
+    ) -> Answers:
         """Return what the database says of all *keys*, or what the mirror knows if that is newer. Asks again if
-        something later was shown of any of them meanwhile."""
+        something later was shown of any of them, or another history began meanwhile."""
         for _ in range(FILL_ATTEMPTS):
-            sighting = await self._look_up(keys)
+            history, sighting = await look_up(keys)
+            if history != self._mirror.histories:
+                continue
             if at_least is not None:
                 sighting.head.check_reached(at_least)
             head = self._mirror.head
@@ -112,8 +128,19 @@ class BatchResolver:
                 self._mirror.keep(str(key), as_of, active_entry(sighting, key))
         return max(as_of, self._mirror.applied)
 
-    async def _look_up(self, keys: Collection[RouteKey]) -> Sighting:
-        return await self._reads.run(lambda: self._store.look_up(set(keys)))
+    async def _look_up_missing(self, keys: Collection[RouteKey]) -> Fill:
+        """Look up keys of which nothing is known here: they may be a flood of made-up names."""
+        self._unknown_names.take()
+        try:
+            fill = await self._look_up(keys)
+        finally:
+            self._unknown_names.give_back()
+        self._unknown_names.spend(sum(active_entry(fill[1], key) is None for key in keys))
+        return fill
+
+    async def _look_up(self, keys: Collection[RouteKey]) -> Fill:
+        history = self._mirror.histories
+        return history, await self._reads.run(lambda: self._store.look_up(set(keys)))
 
 
 def _answers(keys: Sequence[RouteKey], sighting: Sighting, as_of: int) -> Answers:

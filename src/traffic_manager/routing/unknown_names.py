@@ -34,3 +34,8 @@ class UnknownNames:
     def give_back(self) -> None:
         """Take note that the look-up found a route, or could not be made."""
         self._left += 1
+
+    def spend(self, count: int) -> None:
+        """Take note that a look-up of many names found no route for *count* of them. More than a second's allowance
+        is not owed: one list of names that are gone must not keep everybody waiting."""
+        self._left = max(-self._per_second, self._left - count)
