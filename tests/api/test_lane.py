@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from tests.api.calls import ROUTES, created, deactivated
 from tests.api.twins import EPOCH, URL, Twins, comparable, the_twins
 from tests.node import a_key
+from traffic_manager.api import lane as api_lane
+from traffic_manager.api import rendered
 from traffic_manager.api.lane import LaneConnection
+from traffic_manager.api.rendered import Found
 from traffic_manager.routing.ports import Entry, Head
 
 NAMES = ("tenant", "service", "env", "version")
@@ -187,6 +190,36 @@ def test_what_the_mirror_knows_never_comes_as_far_as_the_application(
     """Else the comparisons here would compare the route with itself. Nor is a scope made for it."""
     monkeypatch.setattr(LaneConnection, "_begin_scope", None)
     assert twins.lane.exchange(b"".join(PLAIN)).count(b"HTTP/1.1 ") == len(PLAIN)
+
+
+TELLING = [
+    a_request(target_of(), ("X-Correlation-ID", "a b")),
+    a_request(target_of(), ("TM-Min-Revision", "x")),
+    a_request(target_of(version="a..b")),
+    a_request(target_of(), ("If-None-Match", TAG), ("If-None-Match", "x")),
+]
+MISTAKES = {
+    "takes any correlation id": (api_lane, "accepted_id", lambda given: given[0] if given else None),
+    "overlooks what headers ask for": (api_lane, "_ASKS_FOR_MORE", frozenset[bytes]()),
+    "keeps an answer for ever": (Found, "is_of", lambda *_: True),
+    "finds every tag": (rendered, "matches", lambda *_: True),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_lane_would_be_seen(
+    twins: Twins, mistake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(*MISTAKES[mistake])
+    tables = [{"v2": Entry(URL, 5)}, {"v2": Entry("https://other.example.com", 8)}]
+    try:
+        pairs = []
+        for entries in tables:
+            twins.serve(entries)
+            pairs += [twins.answers(request) for request in [*PLAIN, *TELLING]]
+    finally:
+        twins.serve({"v2": Entry(URL, 5), "strange": Entry(URL, 6)}, Head(EPOCH, 1, 7))
+    assert [fast for fast, documented in pairs if fast != documented]
 
 
 def test_requests_are_counted_alike(twins: Twins) -> None:
