@@ -51,6 +51,12 @@ def resolve(stage: Stage) -> Iterator[Outcome]:
         _check(contenders)
         loads = in_turn(contenders, stage.plan.rounds, stage.plan.seconds, stage.say)
         _check(contenders)
+        # Afterwards: they would drive out what a server keeps for the others.
+        distinct = {
+            "ours, all distinct": Contender(node.url, Requests(_all_distinct(key)), [node.pid]),
+            "nginx, all distinct": Contender(nginx.url, Requests(_all_distinct(key)), [nginx.pid]),
+        }
+        loads |= in_turn(distinct, stage.plan.rounds, stage.plan.seconds, stage.say)
     yield from _figures(loads)
     for name, runs in loads.items():
         yield Series("resolve-rate", name, [(0, median(load.rate for load in runs))])
@@ -83,7 +89,9 @@ def _figures(loads: dict[str, list[Load]]) -> Iterator[Figure]:
     open_to_all = "the same server with AUTH_MODE=open, no key in the request"
     yield rates("resolve.keys", what, ours, open_to_all, loads["ours, no keys"])
     distinct = f"the same, all {ROUTES:,} in turn: more than heads and answers are kept for"
-    yield rates("resolve.distinct", distinct, loads["ours, all distinct"], constant, nginx)
+    yield rates(
+        "resolve.distinct", distinct, loads["ours, all distinct"], constant, loads["nginx, all distinct"]
+    )
     yield _batch(loads["ours, batches"], ours)
 
 
@@ -143,7 +151,6 @@ def _contenders(
         "ours, six headers": Contender(node.url, Requests(with_headers), ours),
         "nginx, six headers": Contender(nginx.url, Requests(with_headers), theirs),
         "ours, no keys": Contender(open_node.url, Requests(_plain(chosen)), [open_node.pid]),
-        "ours, all distinct": Contender(node.url, Requests(_all_distinct(key)), ours),
         "ours, batches": Contender(node.url, Requests(_batches(chosen, key), 4), ours),
         "ours, documented route": Contender(node.url, Requests(documented), ours),
         "etcd": Contender(etcd.url, Requests(_ranges(chosen)), [etcd.pid]),
