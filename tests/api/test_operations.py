@@ -55,7 +55,8 @@ class TestHealth:
 
     def test_ready_tells_of_each_dependency(self, api: httpx2.Client, stack: Node) -> None:
         cache = "healthy" if "REDIS_HOST" in stack.environment else "disabled"
-        expected = {"database": "healthy", "cache": cache, "kafka": "disabled"}
+        mirror = "disabled" if stack.environment.get("MIRROR_MAX_ROUTES") == "0" else "healthy"
+        expected = {"database": "healthy", "cache": cache, "kafka": "disabled", "mirror": mirror}
 
         def statuses() -> dict[str, str]:
             checks = api.get("/health/ready").json()["checks"]
