@@ -25,7 +25,7 @@ from traffic_manager.saving import Saving
 # What a new worker has to catch up on; a poll costs half a millisecond.
 _FOLLOW_EVERY_S = 1.0
 # While the database is away a poll may take two seconds, and nobody looks after the workers meanwhile.
-_RETRY_MOST_S = 30.0
+_RETRY_MOST_S = 10.0
 
 
 @dataclass

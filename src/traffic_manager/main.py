@@ -129,7 +129,11 @@ def _run_workers(settings: Settings, listener: socket.socket, log_writer: LogWri
     def work(index: int) -> int:
         def worker() -> Worker:
             return Worker(
-                settings, Metrics(directory, index), estate.inheritance.memory, partial(hearts.beat, index)
+                settings,
+                Metrics(directory, index),
+                estate.inheritance.memory,
+                partial(hearts.beat, index),
+                hearts.are_all_stopping,
             )
 
         return _run_worker(worker, listener, log_writer)

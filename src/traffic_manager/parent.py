@@ -170,6 +170,7 @@ class Parent:
         if self._is_stopping:
             return
         self._is_stopping = True
+        self._hearts.stop_all()
         self._estate.stop()
         self._signal_all(signal.SIGTERM)
         signal.signal(signal.SIGALRM, lambda *_: self._signal_all(signal.SIGKILL))

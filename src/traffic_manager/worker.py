@@ -70,7 +70,12 @@ class Worker:
     what is in *memory*, and loads the table itself if none is there. *beat* is called while the event loop runs."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, memory: Memory, beat: Callable[[], None] | None = None
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        memory: Memory,
+        beat: Callable[[], None] | None = None,
+        is_node_stopping: Callable[[], bool] = lambda: True,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -129,6 +134,7 @@ class Worker:
             settings.app.drain_s,
             draining=self._health.draining,
             closing=self._watchers.close,
+            is_node_stopping=is_node_stopping,
         )
 
     def run(self, listener: socket.socket) -> int:

@@ -324,12 +324,12 @@ class TestWrongPlace:
     @pytest.mark.parametrize(
         ("method", "path", "allowed"),
         [
-            ("PATCH", "/api/v1/routes/a/b/c/d", {"GET", "PUT", "DELETE"}),
-            ("DELETE", "/api/v1/routes", {"GET", "POST"}),
-            ("POST", "/api/v1/routes/resolve", {"GET"}),
+            ("PATCH", "/api/v1/routes/a/b/c/d", {"GET", "HEAD", "PUT", "DELETE"}),
+            ("DELETE", "/api/v1/routes", {"GET", "HEAD", "POST"}),
+            ("PUT", "/api/v1/routes/resolve", {"GET", "HEAD", "POST"}),
             ("GET", "/api/v1/routes/batch", {"POST"}),
-            ("PUT", "/api/v1/changes", {"GET"}),
-            ("POST", "/health", {"GET"}),
+            ("PUT", "/api/v1/changes", {"GET", "HEAD"}),
+            ("POST", "/health", {"GET", "HEAD"}),
         ],
     )
     def test_wrong_method_is_405_and_told_the_right_ones(

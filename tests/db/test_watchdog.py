@@ -15,7 +15,7 @@ from tests.node import wait_until
 from tests.routing.builders import a_key, commit, create
 from tests.servers import PostgresServer
 from traffic_manager.db.migrate import migrate
-from traffic_manager.db.pool import READ_DEADLINE_S, WRITE_DEADLINE_S
+from traffic_manager.db.pool import FEED_DEADLINE_S, READ_DEADLINE_S, WRITE_DEADLINE_S
 from traffic_manager.db.watchdog import Watchdog
 from traffic_manager.errors import SourceUnavailable
 from traffic_manager.routing.ports import ChangeFeed
@@ -114,7 +114,7 @@ def test_frozen_server_ends_reads_writes_and_polls_within_their_deadlines(
     own_server.freeze()
     assert seconds_to_fail(lambda: engine.store.look_up([a_key()])) < READ_DEADLINE_S + ALLOWANCE_S
     assert seconds_to_fail(lambda: commit(engine.store, create())) < WRITE_DEADLINE_S + ALLOWANCE_S
-    assert seconds_to_fail(lambda: poll(feed)) < READ_DEADLINE_S + ALLOWANCE_S
+    assert seconds_to_fail(lambda: poll(feed)) < FEED_DEADLINE_S + ALLOWANCE_S
 
 
 @pytest.mark.servers

@@ -126,7 +126,7 @@ def test_a_worker_that_is_born_while_the_database_is_away_knows_what_its_parent_
     before = set(workers_of(holder))
     now = own_postgres.psql("select now()")
     # The two workers, and once a second the parent.
-    wait_until(lambda: polled_since(now, own_postgres, database) == 3, 5.0, "a poll of the parent")
+    wait_until(lambda: polled_since(now, own_postgres, database) == 3, 20.0, "a poll of the parent")
     with OUTAGES["killed"](own_postgres):
         os.kill(min(before), signal.SIGKILL)
         (born,) = wait_until(lambda: set(workers_of(holder)) - before, 5.0, "another worker")

@@ -14,7 +14,7 @@ from tests.node import Node, wait_until
 from tests.promises.caller import Caller
 from tests.promises.crew import Writer, a_crew, keys, new_url
 from tests.promises.ledger import Ledger
-from tests.promises.places import a_database, a_node
+from tests.promises.places import a_database, a_node, workers_of
 from tests.servers import PostgresServer
 from tests.servers.ports import HOST
 
@@ -101,5 +101,6 @@ def test_writes_go_on_though_more_than_a_thousand_clients_hold_connections(
 
 
 def open_files(node: Node) -> int:
-    """Return how many files the server has open."""
-    return len(os.listdir(f"/proc/{node.pid}/fd"))
+    """Return how many files the server's one worker has open."""
+    (worker,) = workers_of(node)
+    return len(os.listdir(f"/proc/{worker}/fd"))

@@ -82,7 +82,8 @@ def commit_batches(store: RouteStore, *batches: Sequence[Operation]) -> list[Out
         overlay = Overlay(transaction.head, transaction.now, transaction.routes)
         for batch in batches:
             outcomes += overlay.apply(batch, AUTHOR, is_batch=True)
-        transaction.append(overlay.changes, overlay.after)
+        if overlay.changes:
+            transaction.append(overlay.changes, overlay.after)
     return outcomes
 
 

@@ -373,7 +373,7 @@ class Connection(HttpToolsProtocol):
             self._idle_timer = self.loop.call_later(left_s, self._on_idle_timer)
 
     def _close_if_idle(self) -> None:
-        if self.is_between and not self.is_waiting:
+        if self.is_between and not self.is_waiting and not self._has_unread():
             self.transport.close()
 
     def _has_unread(self) -> bool:

@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 class Server(uvicorn.Server):
     """Serves *app*. On SIGTERM or SIGINT it calls *draining*, goes on for *drain_s*, calls *closing* and stops;
-    on a second one it stops at once."""
+    on a second one it stops at once. *is_node_stopping* tells whether everybody stops who shares the socket."""
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Server(uvicorn.Server):
         drain_s: float,
         draining: Callable[[], None],
         closing: Callable[[], None],
+        is_node_stopping: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -64,7 +65,7 @@ class Server(uvicorn.Server):
         self._draining = draining
         self._closing = closing
         self._close_at: float | None = None
-        self._has_parent = False
+        self._is_node_stopping = is_node_stopping
 
     def serve_on(self, listener: socket.socket) -> None:
         """Serve the connections of *listener* until told to stop."""
@@ -74,9 +75,9 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Take the signals over, but for Ctrl-C where it is ignored: there a parent passes it on, and to hear
         it from both would be to be asked twice."""
-        self._has_parent = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        has_parent = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         with super().capture_signals():
-            if self._has_parent:
+            if has_parent:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             yield
 
@@ -103,10 +104,10 @@ class Server(uvicorn.Server):
         return is_time
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End, when every connection that was made has been accepted. Other workers may go on with the socket: then
-        the kernel makes connections to the last moment."""
+        """End, when every connection that was made has been accepted. Others go on with the socket if this worker
+        alone was told to stop: then the kernel makes connections to the last moment."""
         for listener in sockets or []:
-            if not self._has_parent:
+            if self._is_node_stopping():
                 take_no_more(listener)
             await all_accepted(listener)
         await super().shutdown(sockets)
