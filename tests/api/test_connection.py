@@ -115,6 +115,14 @@ class TestLimits:
         is_refusal(answer, 400, "malformed-request")
         assert b"x-correlation-id: mine\r\n" in answer
 
+    @pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: b\r\n"], ids=["none", "two"])
+    @pytest.mark.parametrize(
+        "path", [b"/health", b"/api/v1/routes/resolve?tenant=a&service=b&env=c&version=d"]
+    )
+    def test_a_request_names_one_host(self, server: Twin, path: bytes, hosts: bytes) -> None:
+        answer = answers_to(server, b"GET %b HTTP/1.1\r\n%b\r\n" % (path, hosts))
+        is_refusal(answer, 400, "malformed-request")
+
     def test_refusals_are_counted(self, server: Twin) -> None:
         sample = 'api_requests_total{endpoint="unmatched",method="GET",status_code="431"}'
         before = _metric(server, sample)

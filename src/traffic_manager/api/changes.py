@@ -17,7 +17,7 @@ from traffic_manager.api.context import GivenNames, GivenParts, MinRevision, Par
 from traffic_manager.api.documents import documented
 from traffic_manager.api.problems import JsonObject
 from traffic_manager.api.requests import NUMBER, WHOLE_NUMBER, StrictRoute
-from traffic_manager.errors import Busy, HistoryGone
+from traffic_manager.errors import Busy, HistoryGone, InvalidInput
 from traffic_manager.routing.model import Change, Position, rfc3339
 from traffic_manager.routing.ports import ChangePage, Head, NameFilter
 
@@ -134,7 +134,7 @@ def position_of(after: str, field: str) -> Position:
         return Position("", int(after))
     try:
         return Position.parse(after, field)
-    except Exception as error:
+    except InvalidInput as error:
         raise invalid(field, "invalid-revision", "must be a revision or <epoch8>.<revision>") from error
 
 

@@ -45,6 +45,7 @@ _FIRST_REQUEST_S = 0.5
 # The extension of a scope that has the connection.
 EXTENSION = "traffic_manager"
 _MALFORMED = RequestRefused(400, "malformed-request", "is not HTTP/1.1")
+_HOSTS = RequestRefused(400, "malformed-request", "must name exactly one Host")
 _HEAD_TOO_LARGE = RequestRefused(
     431, "head-too-large", f"a head must be at most {MAX_HEAD_BYTES} bytes of at most {MAX_HEADERS} headers"
 )
@@ -165,6 +166,8 @@ class Connection(HttpToolsProtocol):
             return  # RFC 9112, 9.6: no request after the last one is processed
         if len(self.headers) > MAX_HEADERS or self._is_head_too_large():
             raise _HEAD_TOO_LARGE
+        if self._hosts() != 1 and self.parser.get_http_version() == "1.1":
+            raise _HOSTS  # else a proxy before us may take the request for another's
         if self.take():
             return
         self._begin_scope()
@@ -276,6 +279,9 @@ class Connection(HttpToolsProtocol):
     def holds(self) -> bool:
         """True if there is data that could not be parsed yet."""
         return bool(self._held)
+
+    def _hosts(self) -> int:
+        return [name for name, _ in self.headers].count(b"host")
 
     def _is_head_too_large(self) -> bool:
         if not self._fed_bytes:  # it came within one piece
