@@ -54,14 +54,38 @@ _TARGET_TOO_LONG = RequestRefused(
 )
 _TOO_SLOW = RequestRefused(408, "request-too-slow", f"a head must be complete within {HEAD_S:.0f} s")
 
+# In place of the event of each stream, which takes 860 bytes: nobody waits for what a stream's client sends.
+_UNHEARD = Event()
+
 log = structlog.get_logger(__name__)
 
 
 class Connection(HttpToolsProtocol):
     """A connection whose requests all go to the application."""
 
+    # Not in the dictionary: with uvicorn's 28 it would outgrow the 30 keys that instances can share.
+    __slots__ = (
+        "_began",
+        "_fed_bytes",
+        "_has_answered",
+        "_held",
+        "_idle_since",
+        "_idle_timer",
+        "_in_body",
+        "_is_ours",
+        "_is_over",
+        "_metrics",
+        "_on_gone",
+        "_refusal",
+        "_running",
+        "_slow_timer",
+        "_unsent_bytes",
+        "is_between",
+    )
+
     def __init__(self, metrics: Metrics, *arguments: Any, **more: Any) -> None:  # Any: uvicorn's own
         super().__init__(*arguments, **more)
+        self.pipeline = _Queue()  # type: ignore[assignment] # has all that is asked of a deque here
         self._metrics = metrics
         self.is_between = True  # no message has begun since the last one ended
         self._is_over = False  # nothing more is read; when all is answered, it closes
@@ -306,6 +330,8 @@ class Connection(HttpToolsProtocol):
         """Take note that the answer under way has no end: a client that closes its own side is gone then. Calls
         *on_gone* when it is, so that no second task has to wait for that in `receive`."""
         self._on_gone = on_gone
+        if self._running is not None:
+            self._running.message_event = _UNHEARD
         if self.transport.is_closing():
             on_gone()
 
@@ -393,6 +419,16 @@ class Connection(HttpToolsProtocol):
         if self._slow_timer is not None:
             self._slow_timer.cancel()
             self._slow_timer = None
+
+
+class _Queue(list[tuple[RequestResponseCycle, ASGI3Application]]):
+    """Requests behind the one under way, the next one last. Of each connection an empty deque takes 760 bytes."""
+
+    __slots__ = ()
+
+    def appendleft(self, request: tuple[RequestResponseCycle, ASGI3Application]) -> None:
+        """Put *request* behind all others."""
+        self.insert(0, request)
 
 
 class _Flow(FlowControl):

@@ -144,6 +144,8 @@ class Lane:
 class LaneConnection(Connection):
     """A connection with a lane: what is no plain resolve goes to the application, as on any other."""
 
+    __slots__ = ("_lane", "_messages", "_taken")
+
     def __init__(self, lane: Lane, *arguments: Any, **more: Any) -> None:  # Any: uvicorn's own
         super().__init__(*arguments, **more)
         self._lane = lane

@@ -167,6 +167,7 @@ async def _serve(parts: Parts, question: Question, scope: Scope, send: Send) -> 
     head, start = await _start(parts, question)
     is_admitted = parts.gate.still_admits(question.caller)
     start_at = head.revision if start is None else start
+    scope["headers"].clear()  # all is known, and they would last as long as the stream
     with parts.watchers.watching(question.wanted, start_at, is_admitted) as watcher:
         stream = _Stream(parts, watcher, head.epoch8, send, scope["extensions"][EXTENSION]["connection"])
         await stream.run(has_snapshot=start is None and question.has_snapshot)
