@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.node import Node, a_key, a_route, resolve, wait_until
+from tests.node import Node, a_key, a_route, path_of, resolve, wait_until
 from tests.promises.places import a_database, a_node, workers_of
 from tests.servers import PostgresServer
 
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.servers
 KNOWN, UNKNOWN = a_key(), a_key(service="unknown")
 # Twice a time-out for a connection, and a start on a busy machine.
 READY_WITHIN_S = 10.0
+URL = "https://later.example.com/"
 
 
 def _make(node: Node, **names: str) -> None:
@@ -42,7 +43,10 @@ def test_node_restarted_without_its_database_serves_what_it_knew_and_says_so(
             own_postgres.start()
         with node.client() as client:
             wait_until(lambda: "TM-Stale" not in resolve(client, KNOWN).headers, what="freshness")
-            assert client.post("/api/v1/routes", json=a_route(service="later")).status_code == 201
+            wait_until(
+                lambda: client.put(path_of(a_key(service="later")), json={"url": URL}).is_success,
+                what="a write",
+            )
 
 
 def _check_serves_from_memory(client: httpx2.Client) -> None:
