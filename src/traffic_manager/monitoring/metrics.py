@@ -1,6 +1,6 @@
 """Every metric of the server, under the names that `docs/metrics.md` explains; `main` builds one per worker.
 
-With one worker the numbers live in this process. With several, each worker keeps its numbers in files of a
+Without a parent the numbers live in this process. With one, each worker keeps its numbers in files of a
 shared directory, named by the worker's *index*: whoever is scraped shows the sum over all, a restarted worker
 goes on with its predecessor's counters, and the number of files never grows. The directory belongs on a
 memory file system (`/run`, `/dev/shm`): the files are mapped memory, a disk would write them for nothing.
