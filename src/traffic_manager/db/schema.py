@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 # The Alembic revision that this program works with; a test holds it equal to the newest migration.
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 
 metadata = MetaData(
     naming_convention={"pk": "pk_%(table_name)s", "ix": "ix_%(table_name)s_%(column_0_N_name)s"}
@@ -103,6 +103,10 @@ leases = Table(
     Column("token", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("published_revision", BigInteger, nullable=False),
+    # The newest epoch of which all routes were told, and where: Kafka's id of the topic, and its partitions then.
+    Column("told_epoch_number", Integer, nullable=False, server_default="1"),
+    Column("told_topic", Text),
+    Column("told_partitions", Integer),
 )
 
 api_keys = Table(
