@@ -151,6 +151,15 @@ def test_a_head_with_another_correlation_id_is_answered_with_that_one(
     assert b"x-correlation-id: second\r\n" in answer
 
 
+@pytest.mark.parametrize("nul", ["\0", "first\0", "\0\0"])
+def test_nul_in_the_place_of_an_id_that_came_before_is_refused_alike(twins: Twins, nul: str) -> None:
+    """NUL stands there in what is remembered of a head: nobody may show that as a request."""
+    twins.lane.exchange(a_request(target_of(), ("X-Correlation-ID", "first")))
+    fast, documented = twins.answers(a_request(target_of(), ("X-Correlation-ID", nul)))
+    assert fast == documented
+    assert fast.startswith(b"HTTP/1.1 400 ")
+
+
 @pytest.mark.parametrize("age_s", [None, 0, 1, 86400])
 def test_stale_answers_are_flagged_alike(twins: Twins, age_s: int | None) -> None:
     twins.follower.age_s = age_s
@@ -182,6 +191,17 @@ def test_every_change_of_the_table_is_seen_at_once(twins: Twins) -> None:
             assert fast == documented
     finally:
         twins.serve(*tables[0])
+
+
+def test_a_fork_that_keeps_its_epoch_is_seen_at_once(twins: Twins) -> None:
+    """As while the database, restored, is still read-only: then one epoch has one revision twice."""
+    question = a_request(target_of())
+    try:
+        for url in ("https://left.example.com", "https://new.example.com"):
+            twins.serve({"v2": Entry(url, 8)}, Head(EPOCH, 1, 8), is_fork=True)
+            assert url.encode() in twins.lane.exchange(question)
+    finally:
+        twins.serve({"v2": Entry(URL, 5), "strange": Entry(URL, 6)}, is_fork=True)
 
 
 def test_what_the_mirror_knows_never_comes_as_far_as_the_application(

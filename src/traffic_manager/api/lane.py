@@ -74,7 +74,7 @@ class Lane:
     def parsed_before(self, head: bytes) -> tuple[Asked, bytes | None] | None:
         """Return how *head*, all of a request, was parsed when it came before, and its own correlation id."""
         asked = self._heads.get(self._kept_as(head))
-        if asked is not None:
+        if asked is not None and b"\0" not in head:  # else it is no head, but what `_split` makes of one
             return asked, None
         without, correlation_id = _split(head)
         if correlation_id is not None:
@@ -122,8 +122,9 @@ class Lane:
         if known is None or head is None:
             return None
         as_of, entry = known
-        if kept is None or not kept.is_of(entry, head):
-            kept = rendered(key, entry, head)
+        history = self._mirror.histories
+        if kept is None or not kept.is_of(entry, history):
+            kept = rendered(key, entry, head, history)
             self._rendered.put(key, kept)
         kept.moment, kept.as_of = self._mirror.moment, as_of
         return kept

@@ -28,13 +28,14 @@ class Front:
 
 
 class Found:
-    """The answer for an active route. *moment* and *as_of*: when it was last seen to be the one."""
+    """The answer for an active route in the mirror's *history*. *moment* and *as_of*: when it was last seen to be
+    the one."""
 
-    __slots__ = ("_body", "_epoch", "_head", "_head_304", "_revision", "_tag", "as_of", "moment")
+    __slots__ = ("_body", "_head", "_head_304", "_history", "_revision", "_tag", "as_of", "moment")
 
-    def __init__(self, text: str, entry: Entry, head: Head) -> None:
+    def __init__(self, text: str, entry: Entry, head: Head, history: int) -> None:
         self.moment = self.as_of = 0
-        self._epoch, self._revision = head.epoch, entry.revision
+        self._history, self._revision = history, entry.revision
         self._tag = tag_of(head.epoch8, entry)
         headers, body = found(RouteKey.known(*text.split("/")), entry, self._tag)
         # A copy: what orjson returns holds 4 KB for as long as it lives, and 10,000 answers would take 47 MB, not 8.
@@ -43,9 +44,10 @@ class Found:
         self._head = _lines(headers) + _ID_FOLLOWS
         self._head_304 = _lines(unchanged(self._tag)) + _ID_FOLLOWS
 
-    def is_of(self, entry: Entry | None, head: Head) -> bool:
-        """Return whether this is the answer for *entry*: in one history a revision has one URL."""
-        return entry is not None and entry.revision == self._revision and head.epoch == self._epoch
+    def is_of(self, entry: Entry | None, history: int) -> bool:
+        """Return whether this is the answer for *entry*: in one history a revision has one URL. Not in one epoch:
+        while the database cannot be written to, a history that forked keeps the epoch of the one that it left."""
+        return entry is not None and entry.revision == self._revision and history == self._history
 
     def answer(
         self, front: Front, request_id: bytes, end: bytes, if_none_match: bytes | None
@@ -71,7 +73,7 @@ class Missing:
         self._before_id, self._after_id = body.split(_ANY_ID.encode())
         self._head = _lines(headers)
 
-    def is_of(self, entry: Entry | None, _head: Head) -> bool:
+    def is_of(self, entry: Entry | None, _history: int) -> bool:
         """Return whether this is the answer."""
         return entry is None
 
@@ -91,9 +93,9 @@ class Missing:
 Rendered = Found | Missing
 
 
-def rendered(text: str, entry: Entry | None, head: Head) -> Rendered:
-    """Return the answer for the key with this *text*."""
-    return Missing(text) if entry is None else Found(text, entry, head)
+def rendered(text: str, entry: Entry | None, head: Head, history: int) -> Rendered:
+    """Return the answer for the key with this *text* in the mirror's *history*."""
+    return Missing(text) if entry is None else Found(text, entry, head, history)
 
 
 def _lines(headers: Headers) -> bytes:
