@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from traffic_manager.db.store import CHANGE_COLUMNS, change_of
+from traffic_manager.db.rows import CHANGE_COLUMNS, change_of
 from traffic_manager.routing.chain import CHAIN_START, next_link
 from traffic_manager.routing.model import Change
 
@@ -59,4 +59,6 @@ def integrity_of(path: Path) -> str:
 
 
 def _history(rows: Sequence[tuple[Any, ...]]) -> History:  # Any: columns are of several types
-    return History([change_of(row[:14]) for row in rows], [bytes(row[14]) for row in rows])
+    changes = [change for row in rows if (change := change_of(row[:14]))]
+    assert len(changes) == len(rows), "the log holds a row that is no change"
+    return History(changes, [bytes(row[14]) for row in rows])

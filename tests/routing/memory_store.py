@@ -105,17 +105,19 @@ class MemoryStore:
                 and (after is None or key > after)
                 and is_active in (None, route.is_active)
             ]
-            return RoutePage(self.head, routes[:size], len(routes) > size)
+            return RoutePage(self.head, routes[:size], routes[size - 1].key if len(routes) > size else None)
 
     def history(self, key: RouteKey, below: int | None, size: int) -> ChangePage:
         with self._answering():
             found = [c for c in self.log() if c.key == key and (below is None or c.revision < below)][::-1]
-            return ChangePage(self.head, found[:size], len(found) > size, self.compacted_revision)
+            last = found[size - 1].revision if len(found) > size else None
+            return ChangePage(self.head, found[:size], last, self.compacted_revision)
 
     def changes(self, wanted: NameFilter, after: int, limit: int) -> ChangePage:
         with self._answering():
             found = [c for c in self.log() if c.revision > after and wanted.matches(c.key)]
-            return ChangePage(self.head, found[:limit], len(found) > limit, self.compacted_revision)
+            last = found[limit - 1].revision if len(found) > limit else None
+            return ChangePage(self.head, found[:limit], last, self.compacted_revision)
 
     @contextmanager
     def writing(self, keys: Collection[RouteKey]) -> Iterator[MemoryTransaction]:

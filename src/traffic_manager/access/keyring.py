@@ -94,7 +94,11 @@ class Keyring:
         is_right = hmac.compare_digest(shown.digest(self._pepper), expected)
         if key is None or not is_right:
             raise Unauthenticated
-        principal = Principal(f"{key.owner}/{key.id}", grants_of(key.grants), key.id)
+        try:
+            grants = grants_of(key.grants)
+        except (ValueError, TypeError, LookupError) as error:  # others' hands have been at the row
+            raise Unauthenticated from error
+        principal = Principal(f"{key.owner}/{key.id}", grants, key.id)
         return Entry(principal, _seconds(key.expires_at))
 
 

@@ -60,7 +60,7 @@ async def _awaited(
         page = await watcher.next(wait_s)
     parts.gate.recheck(caller)
     if page is not None and not page.told:
-        return ChangePage(_moved(head, page.upto), (), has_more=False, compacted_revision=0)
+        return ChangePage(_moved(head, page.upto), (), last=None, compacted_revision=0)
     found = _remembered(parts, wanted, head.position, limit)
     return found or await read_in_turn(parts, wanted, head.position, limit)
 
@@ -72,7 +72,8 @@ def _remembered(parts: Parts, wanted: NameFilter, after: Position, limit: int) -
     if page is None or recent.head is None:
         return None
     found = [told.change for told in page.told]
-    return ChangePage(recent.head, found, page.upto < recent.head.revision, recent.floor)
+    last = page.upto if page.upto < recent.head.revision else None
+    return ChangePage(recent.head, found, last, recent.floor)
 
 
 def _moved(head: Head, revision: int) -> Head:
@@ -140,7 +141,7 @@ def position_of(after: str, field: str) -> Position:
 
 def _page_json(page: ChangePage) -> JsonObject:
     head: Head = page.head
-    last = page.changes[-1].revision if page.has_more else head.revision
+    last = head.revision if page.last is None else page.last
     return {
         "changes": [change_json(change) for change in page.changes],
         "head": str(head.position),

@@ -192,7 +192,7 @@ async def list_routes(
     page = await parts.read(
         lambda: parts.store.page(wanted, is_active, after, page_size), at_least, lambda page: page.head
     )
-    token = pages.token_of(page.routes[-1].key, asked) if page.has_more else None
+    token = pages.token_of(page.last, asked) if page.last is not None else None
     document = {"routes": [route_json(route) for route in page.routes], "next_page_token": token}
     return json_answer(document, page.head.position)
 
@@ -286,7 +286,7 @@ async def history(
     page = await parts.read(
         lambda: parts.store.history(key, below, page_size), at_least, lambda page: page.head
     )
-    token = pages.token_of(page.changes[-1].revision, key) if page.has_more else None
+    token = pages.token_of(page.last, key) if page.last is not None else None
     is_truncated = page.compacted_revision > 0 and not page.has_more
     document = {
         "changes": [change_json(change) for change in page.changes],

@@ -274,7 +274,7 @@ class _Stream:
         except SourceUnavailable:
             self._watcher.end(Ending.UNAVAILABLE)
             return None
-        upto = found.changes[-1].revision if found.has_more else found.head.revision
+        upto = found.head.revision if found.last is None else found.last
         self._watcher.skip_to(upto)
         return Page([Told(change) for change in found.changes], upto)
 
@@ -349,9 +349,9 @@ class _Stream:
             if page.head.epoch8 != self._epoch8:
                 self._watcher.end(Ending.HISTORY_CHANGED)
             yield page.head.revision, [(route.key, Entry(route.url, route.revision)) for route in page.routes]
-            if not page.has_more:
+            last = page.last
+            if last is None:
                 return
-            last = page.routes[-1].key
 
     async def _tell_up_to(self, revision: int) -> None:
         """Tell the changes up to *revision*, and wait for this worker to know them."""

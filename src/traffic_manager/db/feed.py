@@ -7,9 +7,12 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import structlog
+
 from traffic_manager.db.pool import Database, FeedConnection, wait_readable
+from traffic_manager.db.rows import CHANGE_COLUMNS, change_of, good_entries
 from traffic_manager.db.session import Row, Session
-from traffic_manager.db.store import CHANGE_COLUMNS, HEAD_COLUMNS, change_of, only
+from traffic_manager.db.store import HEAD_COLUMNS, only
 from traffic_manager.errors import RevisionGap
 from traffic_manager.routing.chain import KEY_KIND, ROUTE_KIND
 from traffic_manager.routing.ports import Head, Pulse, Slice, StoredKey, Table
@@ -33,6 +36,8 @@ _KEYS = "select id, owner, digest, grants, expires_at from api_keys where revoke
 
 _LEAVE_EPOCH = "update meta set epoch = :begun, epoch_number = epoch_number + 1 where epoch = :left"
 
+log = structlog.get_logger(__name__)
+
 
 class SqlFeed:
     """The feed of either engine. For one thread; opens its connection when first used, and again after an
@@ -52,13 +57,13 @@ class SqlFeed:
         *head, chain, compacted_revision = only(rows[0] if rows else None)[:5]
         # Without a digest, what follows is of another past, or has lost its beginning to compaction.
         following = [row[5:] for row in rows if limit and chain is not None and row[5] is not None]
-        return Pulse(Head(*head), chain, _slice_of(following, at), compacted_revision)
+        return Pulse(Head(*head), chain, self._slice_of(following, at), compacted_revision)
 
     def slice(self, after: int, limit: int) -> Slice | None:
         """Return whole batches of changes after *after*; *limit* must not be less than the largest batch."""
         with self._using() as connection, connection.reading() as session:
             rows = session.rows(_SLICE, at=after, size=limit)
-        return _slice_of(rows, after)
+        return self._slice_of(rows, after)
 
     def table(self, max_routes: int, window: int) -> Table:
         """Return the table of one moment, at most *max_routes* of its routes, with the last *window* changes."""
@@ -67,7 +72,7 @@ class SqlFeed:
             chain, compacted_revision = only(session.row(_PULSE, at=head.revision))[3:]
             entries, beyond = self._entries(session, max_routes) if max_routes else (RouteTable(), 0)
             floor = max(compacted_revision, head.revision - window)
-            recent = [(r[0], r[1]) for r in session.rows(_RECENT, floor=floor)]
+            recent = [(r[0], r[1]) for r in session.rows(_RECENT, floor=floor) if r[1]]
         return Table(head, chain or b"", entries, recent, floor, beyond)
 
     def wait(self, bell: int, timeout_s: float) -> Sequence[int]:
@@ -105,11 +110,29 @@ class SqlFeed:
         active = only(session.row(_COUNT))[0]
         entries = RouteTable(min(active, max_routes))
         for block in session.stream(f"{_ACTIVE} where is_active limit :most", most=max_routes):
-            good = [row for row in block if row[0] and row[1] and row[2] > 0]
+            good = good_entries(block)
             entries.load(good)
-            for _ in range(len(block) - len(good)):
-                self._bad_row()
+            self._pass_over("routes", len(block) - len(good))
         return entries, max(0, active - max_routes)
+
+    def _slice_of(self, rows: list[Row], after: int) -> Slice | None:
+        """Return the slice of *rows*, which begin with kind and chain; None if there are none."""
+        _check_contiguous(rows, after)
+        if not rows:
+            return None
+        whole = _whole_batches(rows)
+        found = [change_of(row[2:]) for row in whole if row[0] == ROUTE_KIND]
+        changes = [change for change in found if change]
+        self._pass_over("changes", len(found) - len(changes), after=after, upto=whole[-1][2])
+        has_keys = any(row[0] == KEY_KIND for row in whole)
+        return Slice(upto=whole[-1][2], chain=whole[-1][1], changes=changes, has_keys=has_keys)
+
+    def _pass_over(self, table: str, rows: int, **where: int) -> None:
+        """Count and tell of *rows* that break the rules of *table*, if there are any."""
+        for _ in range(rows):
+            self._bad_row()
+        if rows:
+            log.error("bad_rows", table=table, rows=rows, **where)
 
     @contextmanager
     def _using(self) -> Iterator[FeedConnection]:
@@ -139,17 +162,6 @@ def _collector_off() -> Iterator[None]:
             gc.enable()
 
 
-def _slice_of(rows: list[Row], after: int) -> Slice | None:
-    """Return the slice of *rows*, which begin with kind and chain; None if they hold no whole batch."""
-    _check_contiguous(rows, after)
-    whole = _whole_batches(rows)
-    if not whole:
-        return None
-    changes = [change_of(row[2:]) for row in whole if row[0] == ROUTE_KIND]
-    has_keys = any(row[0] == KEY_KIND for row in whole)
-    return Slice(upto=whole[-1][2], chain=whole[-1][1], changes=changes, has_keys=has_keys)
-
-
 def _check_contiguous(rows: list[Row], after: int) -> None:
     for expected, row in enumerate(rows, after + 1):
         if row[2] != expected:
@@ -157,9 +169,10 @@ def _check_contiguous(rows: list[Row], after: int) -> None:
 
 
 def _whole_batches(rows: list[Row]) -> list[Row]:
-    """Return *rows* without the beginning of a batch whose end is not among them."""
+    """Return *rows* without the beginning of a batch whose end is not among them. As many as are read hold the
+    largest batch: without any end there is none that could still come."""
     for count in range(len(rows), 0, -1):
         revision, batch_end = rows[count - 1][2:4]
         if revision == batch_end:
             return rows[:count]
-    return []
+    return rows

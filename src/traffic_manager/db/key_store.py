@@ -49,9 +49,8 @@ class SqlKeyStore:
         """Return all keys in the order of their ids, as they are at the head now."""
         with self._database.reading() as session:
             rows = session.rows(_KEYS)
-        return Head(*only(rows[0] if rows else None)[:3]), [
-            _key(row[3:]) for row in rows if row[3] is not None
-        ]
+        keys = [key for row in rows if row[3] is not None and (key := _key(row[3:]))]
+        return Head(*only(rows[0] if rows else None)[:3]), keys
 
     @contextmanager
     def writing(self, key_id: str | None, author: Author) -> Iterator[KeyTransaction]:
@@ -129,5 +128,9 @@ def _detail(key: ApiKey) -> str:
     return orjson.dumps(state).decode()
 
 
-def _key(row: Row) -> ApiKey:
-    return ApiKey(row[0], row[1], grants_of(row[2]), *row[3:7])
+def _key(row: Row) -> ApiKey | None:
+    """Return the key of a row, None if it can be none."""
+    try:
+        return ApiKey(row[0], row[1], grants_of(row[2]), *row[3:7])
+    except (ValueError, TypeError, LookupError):
+        return None

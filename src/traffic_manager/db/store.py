@@ -12,10 +12,11 @@ from typing import Any
 import orjson
 
 from traffic_manager.db.pool import Database, Question, Write
+from traffic_manager.db.rows import CHANGE_COLUMNS, ROUTE_COLUMNS, change_of, route_of
 from traffic_manager.db.session import Row
 from traffic_manager.errors import SchemaMismatch
 from traffic_manager.routing.chain import CHAIN_VERSION, ROUTE_KIND, columns_of, link
-from traffic_manager.routing.model import Action, Change, Route, RouteKey
+from traffic_manager.routing.model import Change, Route, RouteKey
 from traffic_manager.routing.ports import (
     ChangePage,
     Head,
@@ -29,10 +30,6 @@ from traffic_manager.routing.ports import (
 # Backwards over the primary key of changes: max() was seen to sort the table on stale statistics.
 HEAD_COLUMNS = """m.epoch, m.epoch_number,
     coalesce((select revision from changes order by revision desc limit 1), 0)"""
-ROUTE_COLUMNS = """r.tenant, r.service, r.env, r.version, r.url, r.is_active, r.revision, r.created_at,
-    r.updated_at"""
-CHANGE_COLUMNS = """c.revision, c.batch_end, c.tenant, c.service, c.env, c.version, c.action, c.url,
-    c.is_active, c.previous, c.actor, c.reason, c.correlation_id, c.occurred_at"""
 
 # Served by the primary key of routes, once per key.
 _LOOK_UP = f"""select {HEAD_COLUMNS}, r.* from meta m left join (
@@ -112,8 +109,10 @@ class SqlStore:
         statement = _PAGE.format(condition=" and ".join(conditions) or "true")
         with self._database.reading() as session:
             rows = session.rows(statement, size=size + 1, **parameters)
-        routes = [_route(row[3:]) for row in rows if row[3] is not None]
-        return RoutePage(_head(rows), routes[:size], has_more=len(routes) > size)
+        found = [row[3:] for row in rows if row[3] is not None]
+        last = RouteKey.known(*found[size - 1][:4]) if len(found) > size else None
+        routes = [route for row in found[:size] if (route := route_of(row))]
+        return RoutePage(_head(rows), routes, last)
 
     def history(self, key: RouteKey, below: int | None, size: int) -> ChangePage:
         """Return up to *size* changes of *key* below revision *below*, the newest first."""
@@ -208,25 +207,17 @@ def _head(rows: Sequence[Row]) -> Head:
 
 
 def _sighting(rows: Sequence[Row]) -> Sighting:
-    routes = [_route(row[3:]) for row in rows if row[3] is not None]
+    routes = [route for row in rows if row[3] is not None and (route := route_of(row[3:]))]
     return Sighting(_head(rows), {route.key: route for route in routes})
-
-
-def _route(row: Row) -> Route:
-    return Route(RouteKey.known(*row[:4]), row[4], bool(row[5]), *row[6:9])
 
 
 def _route_row(route: Route) -> Row:
     return (*route.key, route.url, route.is_active, route.revision, route.created_at, route.updated_at)
 
 
-def change_of(row: Row) -> Change:
-    """Return the change of a row of CHANGE_COLUMNS."""
-    key = RouteKey.known(*row[2:6])
-    return Change(row[0], row[1], key, Action(row[6]), row[7], bool(row[8]), *row[9:14])
-
-
 def _change_page(rows: Sequence[Row], size: int) -> ChangePage:
-    changes = [change_of(row[4:]) for row in rows if row[4] is not None]
+    found = [row[4:] for row in rows if row[4] is not None]
+    last = found[size - 1][0] if len(found) > size else None
+    changes = [change for row in found[:size] if (change := change_of(row))]
     compacted_revision = only(rows[0] if rows else None)[3]
-    return ChangePage(_head(rows), changes[:size], len(changes) > size, compacted_revision)
+    return ChangePage(_head(rows), changes, last, compacted_revision)

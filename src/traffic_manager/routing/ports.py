@@ -112,21 +112,32 @@ def _agree(allowed: str | None, wanted: str | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RoutePage:
-    """Routes in key order as they were at *head*; *has_more* if others follow."""
+    """Routes in key order as they were at *head*. *last*: others follow above this key; None: these are all."""
 
     head: Head
     routes: Sequence[Route]
-    has_more: bool
+    last: RouteKey | None
+
+    @property
+    def has_more(self) -> bool:
+        """True if others follow."""
+        return self.last is not None
 
 
 @dataclass(frozen=True, slots=True)
 class ChangePage:
-    """Changes of one moment. *compacted_revision*: changes up to it are no longer kept."""
+    """Changes of one moment. *last*: others follow behind this revision; None: these are all.
+    *compacted_revision*: changes up to it are no longer kept."""
 
     head: Head
     changes: Sequence[Change]
-    has_more: bool
+    last: int | None
     compacted_revision: int
+
+    @property
+    def has_more(self) -> bool:
+        """True if others follow."""
+        return self.last is not None
 
 
 class WriteTransaction(Protocol):
