@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run install install-dev test check lint types imports services lock bench bench-full clean
+.PHONY: run install install-dev test check lint types imports services lock bench bench-full model clean
 
 run: install
 	@$(BIN)/traffic-manager serve
@@ -30,6 +30,10 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 test: install-dev
 	@$(BIN)/python -m tests.servers.install
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The model of several workers (tests/model) for long: about three minutes, each time other ways.
+model: install-dev
+	@env -u CI MODEL_EXAMPLES=2000 MODEL_STEPS=60 $(BIN)/python -m pytest -q tests/model
 
 check: lint types imports
 

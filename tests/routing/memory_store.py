@@ -81,6 +81,7 @@ class MemoryStore:
         self._log: dict[int, _Row] = {}
         self._routes: dict[RouteKey, Route] = {}
         self._leases: dict[str, _LeaseRow] = {}
+        self._epochs_begun = 1  # not the number of the epoch: a copy that is restored knows fewer
         self.aside: dict[int, str] = {}  # events that are set aside, and why
         self._state = threading.RLock()
         self._revision_lock = threading.Lock()
@@ -210,7 +211,8 @@ class MemoryStore:
                 raise StorageReadOnly("the database is read-only")
             if epoch == self.epoch:
                 self.epoch_number += 1
-                self.epoch = f"{self.epoch_number:08x}" * 4
+                self._epochs_begun += 1
+                self.epoch = f"{self._epochs_begun:08x}" * 4
 
     def close(self) -> None:
         self.is_closed = True
@@ -308,6 +310,20 @@ class MemoryStore:
                     self._routes[change.key] = Route(
                         change.key, change.url, change.is_active, change.revision, at, at
                     )
+
+    def image(self) -> object:
+        """Return a copy of epoch, log and routes, as a backup holds it."""
+        with self._state:
+            compacted = self.compacted_revision, self.compacted_chain
+            return self.epoch, self.epoch_number, compacted, dict(self._log), dict(self._routes)
+
+    def restore(self, image: object) -> None:
+        """Go back to what `image` returned."""
+        with self._state:
+            assert isinstance(image, tuple)
+            self.epoch, self.epoch_number, compacted, log, routes = image
+            self.compacted_revision, self.compacted_chain = compacted
+            self._log, self._routes = dict(log), dict(routes)
 
     def begin_epoch(self, epoch: str) -> None:
         """Go on with the same routes and revisions as another history."""

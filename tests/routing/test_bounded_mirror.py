@@ -9,11 +9,10 @@ resolver run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TypeVar
 
 import pytest
 import structlog
@@ -24,13 +23,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.routing.builders import OTHER_URL, URL, a_key, activate, commit, deactivate, delete, put
 from tests.routing.memory_cache import MemoryCache
 from tests.routing.memory_store import MemoryStore
+from tests.routing.stepped import Post, SlowReads, SteppedFollower
 from tests.routing.test_follower import Events
 from traffic_manager.errors import BatchFailed, EpochMismatch, NotYetReached, SourceUnavailable
 from traffic_manager.routing import follower as follower_module
 from traffic_manager.routing import mirror as mirror_module
 from traffic_manager.routing import recent as recent_module
-from traffic_manager.routing.bulkhead import Bulkhead
-from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.model import Position, RouteKey
 from traffic_manager.routing.operations import Operation
@@ -43,32 +41,6 @@ MAX_ROUTES = 2
 WINDOW = 3
 KEYS = [a_key(service) for service in "abcd"]
 ABSENCE_TTL_S = 10.0
-Result = TypeVar("Result")
-
-
-class Post:
-    """Replies on their way. While *is_slow*, a reply waits until it is delivered."""
-
-    def __init__(self) -> None:
-        self.is_slow = False
-        self.waiting: list[asyncio.Future[None]] = []
-
-    async def carry(self, reply: Result) -> Result:
-        if self.is_slow:
-            arrival = asyncio.get_running_loop().create_future()
-            self.waiting.append(arrival)
-            await arrival
-        return reply
-
-
-class SlowReads(Bulkhead):
-    """Does the work at once, on this thread; the result arrives by *post*."""
-
-    def __init__(self, post: Post) -> None:
-        self._post = post
-
-    async def run(self, work: Callable[[], Result]) -> Result:
-        return await self._post.carry(work())
 
 
 class SlowCache(MemoryCache):
@@ -95,21 +67,6 @@ class SlowCache(MemoryCache):
     def expire(self, key: RouteKey) -> None:
         """Forget one entry."""
         self.restore({k: entry for k, entry in self.image().items() if k != key})
-
-
-class SteppedFollower(Follower):
-    """A follower that does a step when it is told to, on the event loop's own thread."""
-
-    def step(self) -> bool:
-        """Follow up to the head; return False if the database is away."""
-        return self._try_to_catch_up()
-
-    def _on_loop(self, work: Callable[[], None]) -> None:
-        work()
-
-    async def reached(self, revision: int, timeout_s: float) -> bool:
-        """Return at once whether the mirror is there."""
-        return self._mirror.applied >= revision
 
 
 # A place in the course of all histories: a later epoch is after an earlier one, whatever the revisions.
