@@ -16,7 +16,7 @@ from traffic_manager.access.keyring import Keyring
 from traffic_manager.config.settings import Settings
 from traffic_manager.db.feed import SqlFeed
 from traffic_manager.db.pool import Counters, open_database
-from traffic_manager.routing.follower import Follower
+from traffic_manager.routing.follower import FRESH_S, Follower
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.ports import StoredKey
 from traffic_manager.routing.watchers import Watchers
@@ -111,7 +111,8 @@ class Inheritance:
         found = self._saving.recall() if self._saving else None
         if found is None:
             return
-        at_head = monotonic() - max(0.0, time.time() - found.seen_at)
+        # Never fresh: the wall clock may have been put back since.
+        at_head = monotonic() - max(FRESH_S, time.time() - found.seen_at)
         self._follower.recall(found.table, found.keys, at_head)
         self._feed.last_keys = found.keys
 
