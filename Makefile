@@ -4,7 +4,8 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run install install-dev test check lint types imports services lock bench bench-full model clean
+.PHONY: run install install-dev test check lint types imports services lock bench bench-full model faults \
+	faults-full clean
 
 run: install
 	@$(BIN)/traffic-manager serve
@@ -34,6 +35,18 @@ test: install-dev
 # The model of several workers (tests/model) for long: about three minutes, each time other ways.
 model: install-dev
 	@env -u CI MODEL_EXAMPLES=2000 MODEL_STEPS=60 $(BIN)/python -m pytest -q tests/model
+
+# Faults under load, one after another, on real servers that it installs and starts itself. The machine must have
+# nothing else to do. FAULTS passes options on: `make faults FAULTS="-k F01 --seed 2 --publish"`.
+FAULT_SUITE := $(BIN)/python -m pytest tests/faults -m faults -s
+faults: install-dev
+	@$(BIN)/python -m tests.servers.install
+	@$(FAULT_SUITE) $(FAULTS)
+
+# The whole table, with longer phases; its results go to docs/reliability-results.md.
+faults-full: install-dev
+	@$(BIN)/python -m tests.servers.install
+	@$(FAULT_SUITE) --full --publish $(FAULTS)
 
 check: lint types imports
 

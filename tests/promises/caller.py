@@ -134,10 +134,7 @@ class Caller:
         except NoAnswer:
             self.ledger.writes.append(Write(request_id, began_ns, time.monotonic_ns(), NO_ANSWER))
             return None
-        claims = _claims(answer, is_change, deleted) if answer.status < 300 else []
-        is_unknown = answer.status == 503 and answer.json.get("outcome") == "unknown"
-        write = Write(request_id, answer.began_ns, answer.ended_ns, answer.status, claims, is_unknown)
-        self.ledger.writes.append(write)
+        self.ledger.writes.append(write_of(answer, request_id, is_change=is_change, deleted=deleted))
         return answer
 
     # Reads.
@@ -148,23 +145,45 @@ class Caller:
         if token:
             headers["tm_min_revision"] = token
         answer = self.ask("GET", f"{RESOLVE}?{urlencode(key._asdict())}", **headers)
-        if answer.status not in (200, 404) or "tm-revision" not in answer.headers:
-            self.ledger.unanswered.append((answer.began_ns, answer.status))
-            return answer
-        self.ledger.reads.append(
-            Read(
-                connection=self.connection,
-                began_ns=answer.began_ns,
-                ended_ns=answer.ended_ns,
-                key=key,
-                url=answer.json["url"] if answer.status == 200 else None,
-                as_of=answer.revision,
-                is_flagged=answer.is_flagged,
-                is_strong=is_strong,
-                at_least=int(token.partition(".")[2]) if token else 0,
-            )
-        )
+        note_read(self.ledger, answer, self.connection, key, is_strong=is_strong, token=token)
         return answer
+
+
+def note_read(
+    ledger: Ledger,
+    answer: Answer,
+    connection: str,
+    key: RouteKey,
+    *,
+    is_strong: bool = False,
+    token: str | None = None,
+) -> None:
+    """Write down what *answer* says of *key*."""
+    if answer.status not in (200, 404) or "tm-revision" not in answer.headers:
+        ledger.unanswered.append((answer.began_ns, answer.status))
+        return
+    ledger.reads.append(
+        Read(
+            connection=connection,
+            began_ns=answer.began_ns,
+            ended_ns=answer.ended_ns,
+            key=key,
+            url=answer.json["url"] if answer.status == 200 else None,
+            as_of=answer.revision,
+            is_flagged=answer.is_flagged,
+            is_strong=is_strong,
+            at_least=int(token.partition(".")[2]) if token else 0,
+        )
+    )
+
+
+def write_of(
+    answer: Answer, request_id: str, *, is_change: bool | None = None, deleted: RouteKey | None = None
+) -> Write:
+    """Return what *answer* says of the write *request_id*; *deleted* is the route that it was to delete."""
+    claims = _claims(answer, is_change, deleted) if answer.status < 300 else []
+    is_unknown = answer.status == 503 and answer.json.get("outcome") == "unknown"
+    return Write(request_id, answer.began_ns, answer.ended_ns, answer.status, claims, is_unknown)
 
 
 def _claims(answer: Answer, is_change: bool | None, deleted: RouteKey | None) -> list[Claim]:

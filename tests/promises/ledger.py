@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from traffic_manager.routing.model import RouteKey
 
@@ -67,6 +68,45 @@ class Read:
     at_least: int = 0
 
 
+class Kind(StrEnum):
+    """What a request asked for."""
+
+    KNOWN = "a route that is always active"
+    UNKNOWN = "a name that never had a route"
+    CHANGING = "a route that comes and goes"
+    STRONG = "a route as the database has it"
+    TOKEN = "a route, not older than a write that was answered"
+    WRITE = "a change"
+    LIVE = "/health/live"
+    READY = "/health/ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request of an open loop, whatever came of it. *due_ns*: when it had to be sent, which a client that
+    waits for earlier answers would not have done. *node* is the index of the node that was asked."""
+
+    kind: Kind
+    node: int
+    due_ns: int
+    ended_ns: int
+    status: int
+    is_flagged: bool = False
+    retry_after_s: int | None = None
+
+    @property
+    def took_s(self) -> float:
+        """The time that the caller waited since the request was due."""
+        return (self.ended_ns - self.due_ns) / 1e9
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it went otherwise than where nothing is broken."""
+        if self.kind in (Kind.KNOWN, Kind.LIVE, Kind.READY):
+            return self.status != 200
+        return self.status in (NO_ANSWER, 429) or self.status >= 500
+
+
 @dataclass
 class Ledger:
     """All that happened in one test. Threads append to its lists without a lock, as lists allow."""
@@ -75,6 +115,10 @@ class Ledger:
     reads: list[Read] = field(default_factory=list)
     # Answers to reads that told nothing of a route, by status: 503 above all.
     unanswered: list[tuple[int, int]] = field(default_factory=list)
+    # Every request of a load, those above too, and the probes of health.
+    exchanges: list[Exchange] = field(default_factory=list)
+    # Answers that hold bytes of a tenant who was not asked for.
+    leaks: list[bytes] = field(default_factory=list)
 
     @property
     def acknowledged(self) -> list[Write]:

@@ -13,11 +13,13 @@ from enum import StrEnum
 from itertools import accumulate
 
 from tests.promises.ledger import Claim, Ledger, Read, Write
+from tests.promises.topic import Told, event_of, newest_only
 from traffic_manager.routing.model import Change, RouteKey
 
 # An answer without a flag is at most this far behind the database.
 FRESH_NS = 1_000_000_000
 WRITE_STATUSES = frozenset({0, 200, 201, 204, 404, 409, 412, 503})
+STATUSES = WRITE_STATUSES | {304, 400, 401, 403, 405, 406, 408, 410, 413, 414, 415, 422, 428, 429, 431, 501}
 
 
 class Rule(StrEnum):
@@ -32,6 +34,11 @@ class Rule(StrEnum):
     TOO_OLD = "an answer is as new as was promised"
     WENT_BACK = "reads of one key over one connection never go back"
     BAD_STATUS = "no answer is outside the published statuses"
+    FALSE_404 = "not found is said only from knowledge"
+    LEAK = "no answer holds bytes of another tenant"
+    EVENT_LOST = "every change reaches Kafka"
+    EVENT_INVENTED = "Kafka is told nothing but the changes"
+    EVENT_INVERSION = "of each route, what consumers keep is in the order of its revisions"
 
 
 @dataclass(frozen=True)
@@ -46,13 +53,48 @@ def violations(log: Sequence[Change], ledger: Ledger) -> list[Violation]:
     """Return every promise that *ledger* and *log*, both whole, show as broken."""
     return [
         *_gaps(log),
-        *_bad_statuses(ledger.writes),
+        *_bad_statuses(ledger),
+        *_false_404s(ledger),
+        *(Violation(Rule.LEAK, repr(answer)) for answer in ledger.leaks),
         *_writes(log, ledger.writes),
         *_inversions(ledger.writes, log),
         *_wrong_states(log, ledger.reads),
         *_too_old(log, ledger),
         *_went_back(log, ledger.reads),
     ]
+
+
+def event_violations(log: Sequence[Change], told: Sequence[Told]) -> list[Violation]:
+    """Return every promise about events that *told*, each key's events in their order, shows as broken. *log* ends
+    where the relay's checkpoint is."""
+    wanted = {event_of(change) for change in log}
+    kept = set(newest_only(told))
+    return [
+        *(Violation(Rule.EVENT_LOST, str(event)) for event in wanted - set(told)),
+        *(Violation(Rule.EVENT_INVENTED, str(event)) for event in set(told) - wanted),
+        # It came, but after a later one: consumers have dropped it.
+        *(Violation(Rule.EVENT_INVERSION, str(event)) for event in (wanted & set(told)) - kept),
+    ]
+
+
+def worst_staleness_s(ledger: Ledger) -> float:
+    """Return for how long, at most, something newer had been acknowledged when an answer without a flag that showed
+    something older was asked for; plain reads alone."""
+    claimed = sorted(
+        (claim.revision, write.ended_ns)
+        for write in ledger.writes
+        if write.is_acknowledged
+        for claim in write.claims
+    )
+    revisions = [revision for revision, _ in claimed]
+    # From each revision on, the first acknowledgement of it or of a later one.
+    earliest_ns = list(accumulate((ended_ns for _, ended_ns in reversed(claimed)), min))[::-1]
+    worst_ns = 0
+    for read in ledger.reads:
+        index = bisect_right(revisions, read.as_of)
+        if index < len(revisions) and not read.is_flagged and not read.is_strong:
+            worst_ns = max(worst_ns, read.began_ns - earliest_ns[index])
+    return worst_ns / 1e9
 
 
 def _gaps(log: Sequence[Change]) -> Iterator[Violation]:
@@ -62,10 +104,20 @@ def _gaps(log: Sequence[Change]) -> Iterator[Violation]:
             return
 
 
-def _bad_statuses(writes: Sequence[Write]) -> Iterator[Violation]:
-    for write in writes:
+def _bad_statuses(ledger: Ledger) -> Iterator[Violation]:
+    for write in ledger.writes:
         if write.status not in WRITE_STATUSES:
             yield Violation(Rule.BAD_STATUS, f"{write.request_id} was answered with {write.status}")
+    for exchange in ledger.exchanges:
+        if exchange.status not in STATUSES:
+            yield Violation(Rule.BAD_STATUS, f"{exchange.kind} was answered with {exchange.status}")
+
+
+def _false_404s(ledger: Ledger) -> Iterator[Violation]:
+    """A 404 that names its revision is judged as every other answer: see `_wrong_states`."""
+    for began_ns, status in ledger.unanswered:
+        if status == 404:
+            yield Violation(Rule.FALSE_404, f"a resolve at {began_ns} was answered 404, as of no revision")
 
 
 def _writes(log: Sequence[Change], writes: Sequence[Write]) -> Iterator[Violation]:

@@ -1,0 +1,106 @@
+"""What rows of the table ask for, beyond the invariants."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tests.faults.evidence import Evidence, p99_s
+from tests.faults.scenario import Criterion
+from tests.faults.verdict import REQUESTS
+from tests.promises.ledger import Exchange, Kind
+
+# `p99<=` of the table.
+P99_TIMES = 3.0
+P99_FLOOR_S = 0.020
+# An answer may be without a flag for so long after the database was last heard of.
+UNFLAGGED_S = 1.0
+
+
+def known_routes_answer(share: float = 0.999) -> Criterion:
+    """Of the resolves of known routes that were due since the fault began, *share* are answered with the route."""
+
+    def judge(evidence: Evidence) -> Sequence[str]:
+        asked = evidence.since_broken(Kind.KNOWN)
+        failed = [exchange for exchange in asked if exchange.has_failed]
+        if len(failed) <= len(asked) * (1 - share):
+            return []
+        return [f"{len(failed)} of {len(asked)} resolves of known routes failed: {_statuses(failed)}"]
+
+    return judge
+
+
+def p99_holds(evidence: Evidence) -> Sequence[str]:
+    """Known routes resolve about as fast while it is broken, and after it, as before."""
+    most_s = max(P99_TIMES * p99_s(evidence.base(Kind.KNOWN)), P99_FLOOR_S)
+    phases = {"while broken": evidence.broken(Kind.KNOWN), "after": evidence.since_healed(Kind.KNOWN)}
+    return [
+        f"p99 of known routes {when}: {p99_s(asked) * 1e3:.1f} ms, not {most_s * 1e3:.1f} ms"
+        for when, asked in phases.items()
+        if p99_s(asked) > most_s
+    ]
+
+
+def nothing_fails(evidence: Evidence) -> Sequence[str]:
+    """Nobody's status changes."""
+    failed = [exchange for exchange in evidence.since_broken(*REQUESTS) if exchange.has_failed]
+    return [f"{len(failed)} requests failed: {_statuses(failed)}"] if failed else []
+
+
+def nodes_stay_ready(evidence: Evidence) -> Sequence[str]:
+    """Readiness does not follow what is broken."""
+    samples = evidence.since_broken(Kind.READY)
+    failed = [sample for sample in samples if sample.has_failed]
+    return (
+        [f"{len(failed)} of {len(samples)} probes of readiness failed: {_statuses(failed)}"] if failed else []
+    )
+
+
+def old_answers_are_flagged(evidence: Evidence) -> Sequence[str]:
+    """Without a database every answer to a resolve says after a second that it may be stale."""
+    answered = [
+        exchange
+        for exchange in evidence.broken(Kind.KNOWN, Kind.UNKNOWN, Kind.CHANGING, after_s=UNFLAGGED_S)
+        if exchange.status in (200, 404)
+    ]
+    bare = [exchange for exchange in answered if not exchange.is_flagged]
+    if not answered:
+        return ["nothing was answered later than a second after it broke"]
+    return [f"{len(bare)} of {len(answered)} old answers had no flag, such as {bare[0]}"] if bare else []
+
+
+def writes_are_refused(within_s: float) -> Criterion:
+    """Every write that is due while it is broken is answered 503 in time, and told when to come again."""
+
+    def judge(evidence: Evidence) -> Sequence[str]:
+        asked = evidence.broken(Kind.WRITE)
+        wrong = [e for e in asked if e.status != 503 or not e.retry_after_s]
+        found = (
+            [f"{len(wrong)} of {len(asked)} writes were not refused as they should: {wrong[0]}"]
+            if wrong
+            else []
+        )
+        if p99_s(asked) > within_s:
+            found.append(f"p99 of refused writes: {p99_s(asked):.2f} s, not {within_s} s")
+        return found if asked else ["nobody wrote while it was broken"]
+
+    return judge
+
+
+def writes_succeed_again(within_s: float) -> Criterion:
+    """The first write is acknowledged so soon after the healing."""
+
+    def judge(evidence: Evidence) -> Sequence[str]:
+        done = [e.ended_ns for e in evidence.since_broken(Kind.WRITE) if 200 <= e.status < 300]
+        later = [ended_ns for ended_ns in done if ended_ns >= evidence.times.heals_ns]
+        if not later:
+            return ["no write was acknowledged after the healing"]
+        took_s = (min(later) - evidence.times.healed_ns) / 1e9
+        return [f"the first write came {took_s:.1f} s after the healing"] if took_s > within_s else []
+
+    return judge
+
+
+def _statuses(exchanges: Sequence[Exchange]) -> str:
+    counted = Counter((exchange.kind.name, exchange.status) for exchange in exchanges)
+    return ", ".join(f"{number} x {kind} {status}" for (kind, status), number in counted.items())

@@ -1,0 +1,63 @@
+"""Judges a run: by the invariants that hold whatever breaks, and by what the row itself asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tests.faults.evidence import Evidence, p99_s
+from tests.faults.scenario import Scenario
+from tests.promises.ledger import Kind
+from tests.promises.oracle import Rule, event_violations, violations, worst_staleness_s
+
+_MOST_SHOWN = 5
+_LIVE_SHARE = 0.999
+REQUESTS = (Kind.KNOWN, Kind.UNKNOWN, Kind.CHANGING, Kind.STRONG, Kind.TOKEN, Kind.WRITE)
+
+
+def complaints(scenario: Scenario, evidence: Evidence) -> list[str]:
+    """Return all that is wrong, nothing if the run has passed."""
+    found = [*_invariants(evidence), *evidence.findings]
+    if not scenario.kills_our_own:
+        found += [*_life(evidence), *(f"held after the recovery: {what}" for what in evidence.excess)]
+    return found + [wrong for criterion in scenario.criteria for wrong in criterion(evidence)]
+
+
+def line(scenario: Scenario, evidence: Evidence, found: Sequence[str]) -> str:
+    """Return the run, in which *found* was wrong, as one row of the table of results."""
+    requests = [e for e in evidence.ledger.exchanges if e.kind in REQUESTS]
+    lost = [v for v in violations(evidence.log.changes, evidence.ledger) if v.rule is Rule.LOST]
+    cells = (
+        f"{scenario.id} {scenario.title}",
+        f"{len(requests):,}",
+        f"{sum(e.has_failed for e in requests):,}",
+        f"{sum(e.is_flagged for e in requests):,}",
+        f"{worst_staleness_s(evidence.ledger):.2f} s",
+        f"{len(lost)}",
+        f"{evidence.recovered_after_s:.1f} s",
+        f"{p99_s(evidence.base(Kind.KNOWN)) * 1e3:.1f} / {p99_s(evidence.broken(Kind.KNOWN)) * 1e3:.1f} ms",
+        "held" if not found else f"**{len(found)} broken**",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _invariants(evidence: Evidence) -> Iterator[str]:
+    found = violations(evidence.log.changes, evidence.ledger)
+    published = evidence.log.changes[: evidence.published_revision]
+    found += event_violations(published, evidence.told)
+    for rule in Rule:
+        broken = [violation.detail for violation in found if violation.rule is rule]
+        if broken:
+            yield f"not true: {rule}; {len(broken)} times: {'; '.join(broken[:_MOST_SHOWN])}"
+    if evidence.published_revision < len(evidence.log.changes):
+        yield f"published {evidence.published_revision} of {len(evidence.log.changes)} changes"
+    if revision := evidence.log.first_broken_link():
+        yield f"the chain is broken at {revision}"
+    if failed := [e for e in evidence.base(*REQUESTS) if e.has_failed]:
+        yield f"{len(failed)} failed before anything broke: {failed[0]}"
+
+
+def _life(evidence: Evidence) -> Iterator[str]:
+    samples = [e for e in evidence.ledger.exchanges if e.kind is Kind.LIVE]
+    alive = sum(sample.status == 200 for sample in samples)
+    if alive < len(samples) * _LIVE_SHARE:
+        yield f"/health/live was 200 in {alive} of {len(samples)} samples"
