@@ -127,6 +127,21 @@ def test_strong_batch_reads_the_database_once_for_all_keys(
 
 
 @pytest.mark.parametrize("max_routes", [0, 2, 100])
+def test_keys_known_at_different_revisions_are_not_answered_as_of_one(
+    store: MemoryStore, max_routes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with reading(store, max_routes) as r:
+            commit_batches(store, [put(A, OTHER_URL), put(B, OTHER_URL)])
+            await r.single.resolve(A, is_strong=True)
+            assert await r.urls(A, B) == [OTHER_URL, OTHER_URL]
+            assert await r.urls(B, A) == [OTHER_URL, OTHER_URL]
+
+    without_follower(monkeypatch)
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("max_routes", [0, 2, 100])
 def test_plain_batch_after_a_strong_one_does_not_go_back(
     store: MemoryStore, max_routes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
