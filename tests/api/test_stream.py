@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx2
@@ -21,7 +22,7 @@ from tests.api.calls import (
     of_other_history,
     revision_of,
 )
-from tests.api.streams import STREAM, Stream, streaming
+from tests.api.streams import STREAM, Event, Stream, streaming
 from tests.node import Node, path_of
 from traffic_manager.monitoring.metrics import StreamEnd
 from traffic_manager.routing.watchers import Ending
@@ -91,6 +92,17 @@ class TestTelling:
         ]
         assert {e.data["batch_end"] for e in found[:2]} == {revision_of(head) + 3}
 
+    def test_a_batch_of_many_pieces_comes_whole_to_a_stream_that_waits(
+        self, stack: Node, api: httpx2.Client
+    ) -> None:
+        key, head = a_fresh_key(), head_of(api)
+        operations = [{"operation": "create", **key, "version": f"v{n}", "url": URL} for n in range(300)]
+        with streaming(stack, after=head, tenant=key["tenant"]) as stream:
+            stream.next("progress")
+            api.post(BATCH, json={"operations": operations})
+            found = [stream.next() for _ in operations]
+        assert [event.id for event in found] == [after(head, n + 1) for n in range(300)]
+
     def test_long_past_is_caught_up_and_joins_the_present(self, stack: Node, api: httpx2.Client) -> None:
         with streaming(stack, after=0) as stream:
             created(api)
@@ -118,6 +130,30 @@ class TestSnapshot:
         assert change.data["action"] == "deleted"
         with streaming(stack, include="snapshot", tenant=sleeping["tenant"]) as stream:
             assert [stream.next().kind for _ in range(2)] == ["snapshot", "snapshot-end"]
+
+    def test_changes_made_meanwhile_come_before_its_end_and_are_no_positions(
+        self, stack: Node, api: httpx2.Client
+    ) -> None:
+        """A slow reader holds the snapshot up: it is too large for all buffers on the way."""
+        tenant, long = a_fresh_key()["tenant"], f"{URL}?{'x' * 1900}"
+        keys = [{"tenant": tenant, "service": "s", "env": "e", "version": f"v{n}"} for n in range(4000)]
+        for start in range(0, len(keys), 1000):
+            operations = [{"operation": "create", **key, "url": long} for key in keys[start : start + 1000]]
+            assert api.post(BATCH, json={"operations": operations}).status_code == 200
+        copy = {key["version"]: long for key in keys}
+        question = {"include": "snapshot", "tenant": tenant}
+        with Stream(stack, question, receive_bytes=4096) as stream:
+            events = [stream.next("route")]
+            for changed, gone in zip(keys[::1000], keys[1::1000], strict=True):
+                api.put(path_of(changed), json={"url": OTHER_URL})
+                api.delete(path_of(gone))
+                copy[changed["version"]] = OTHER_URL
+                del copy[gone["version"]]
+            while events[-1].kind != "snapshot-end":
+                events.append(stream.next())
+        assert [event.kind for event in events[-9:]] == ["change"] * 8 + ["snapshot-end"]
+        assert {event.id for event in events[:-1]} == {None}
+        assert _copied(events[:-1]) == copy
 
     def test_reader_who_comes_back_with_its_position_needs_no_other(
         self, stack: Node, api: httpx2.Client
@@ -158,6 +194,17 @@ class TestRefusals:
     def test_other_methods_are_405(self, sqlite_api: httpx2.Client) -> None:
         answer = sqlite_api.post(STREAM)
         assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD")
+
+
+def _copied(events: Sequence[Event]) -> dict[str, str]:
+    """Return the active routes of which *events* told, by their versions."""
+    copy: dict[str, str] = {}
+    for event in events:
+        if event.data.get("is_active", True):
+            copy[event.data["version"]] = event.data["url"]
+        else:
+            copy.pop(event.data["version"], None)
+    return copy
 
 
 def test_every_reason_has_its_metric_and_its_line_in_the_documents() -> None:

@@ -11,7 +11,7 @@ import orjson
 
 from traffic_manager.api.changes import change_json
 from traffic_manager.api.problems import JsonObject
-from traffic_manager.routing.model import Position, RouteKey
+from traffic_manager.routing.model import Change, Position, RouteKey
 from traffic_manager.routing.ports import Entry
 from traffic_manager.routing.recent_changes import Page, Told
 
@@ -54,6 +54,11 @@ def progress(position: Position) -> bytes:
 def route(key: RouteKey, entry: Entry) -> bytes:
     """Say one route of a snapshot, as resolve would."""
     return event("route", {**key._asdict(), "url": entry.url, "revision": entry.revision})
+
+
+def change(told: Change) -> bytes:
+    """Say one change while a snapshot lasts: it has no id, for nobody can go on from there."""
+    return event("change", change_json(told))
 
 
 def event(kind: str, document: JsonObject, position: Position | None = None) -> bytes:

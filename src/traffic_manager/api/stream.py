@@ -354,12 +354,15 @@ class _Stream:
                 return
 
     async def _tell_up_to(self, revision: int) -> None:
-        """Tell the changes up to *revision*, and wait for this worker to know them."""
+        """Tell the changes up to *revision*, and wait for this worker to know them. Without ids: a reader that is
+        cut off before the end would go on from there, and never hear that it has all routes."""
         while self._watcher.position < revision:
             page = await self._watcher.next(self._patience_s()) or await self._older()
             if page is None:
                 return
-            await self._tell(page)
+            for piece in sse.joined([sse.change(told.change) for told in page.told] or [sse.HEARTBEAT]):
+                await self._say(piece)
+            self._sent(len(page.told))
 
     def _say_now(self, page: Page) -> bool:
         """Say the changes at once, if they fit into the connection's buffer; else nothing."""
