@@ -53,7 +53,7 @@ class Inheritance:
 
     def __init__(self, settings: Settings) -> None:
         self.memory = empty_memory(settings)
-        self._database = open_database(settings.db, Counters(query=_nothing, connection_error=_nothing))
+        self._database = open_database(settings.db, Counters())
         self._feed = _Feed(self._database, self._count_bad_row)
         self._follower = self._new_follower()
         self._saving = (
@@ -147,7 +147,3 @@ class _Nobody:
 
     def hint_missed(self) -> None:
         """Nothing."""
-
-
-def _nothing() -> None:
-    pass

@@ -24,7 +24,8 @@ from traffic_manager.errors import SourceUnavailable, StartRefused
 from traffic_manager.inheritance import Inheritance, empty_memory
 from traffic_manager.monitoring.heartbeats import Heartbeats
 from traffic_manager.monitoring.log_writer import LogWriter
-from traffic_manager.monitoring.metrics import Metrics, clear, forget_worker
+from traffic_manager.monitoring.metric_files import clear, forget_worker
+from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.outbox import Outbox
 from traffic_manager.parent import EXIT_REFUSED, Parent
 from traffic_manager.worker import Worker, counters_of, import_parts

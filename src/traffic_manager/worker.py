@@ -35,7 +35,7 @@ from traffic_manager.monitoring.health import (
     Health,
     not_configured,
 )
-from traffic_manager.monitoring.metrics import Metrics, PollOutcome
+from traffic_manager.monitoring.metrics import Freshness, Metrics, PollOutcome
 from traffic_manager.monitoring.system_metrics import Source, SystemMetrics
 from traffic_manager.outbox import Outbox
 from traffic_manager.parent import EXIT_REFUSED
@@ -271,6 +271,9 @@ class Worker:
         self._metrics.db_pool_size.set(stats.size)
         self._metrics.db_pool_available.set(stats.available)
         self._metrics.db_pool_in_use.set(stats.in_use)
+        states = self._metrics.tm_breaker_state
+        states.labels("database").set(self._database.is_left_alone)
+        states.labels("cache").set(self._redis is not None and self._redis.is_left_alone)
 
     def _measure_snapshot(self) -> None:
         path = self._settings.snapshot_path
@@ -290,6 +293,13 @@ class Worker:
         staleness_s = self._follower.staleness_s()
         if staleness_s is not None:
             self._metrics.tm_staleness_seconds.set(staleness_s)
+        for state in Freshness:
+            self._metrics.tm_state.labels(state).set(state is self._freshness())
+
+    def _freshness(self) -> Freshness:
+        if self._follower.stale_age_s() is None:
+            return Freshness.FRESH
+        return Freshness.STALE if self._database.is_left_alone else Freshness.LAGGING
 
     def _measure_outbox(self) -> None:
         assert self._outbox is not None  # noqa: S101 a source only then
@@ -322,7 +332,12 @@ def _log_failure(task: asyncio.Task[None]) -> None:
 
 def counters_of(metrics: Metrics) -> Counters:
     """Return what the database's pool counts into."""
-    return Counters(metrics.db_queries_total.inc, metrics.db_connection_errors_total.inc)
+    return Counters(
+        metrics.db_queries_total.inc,
+        metrics.db_connection_errors_total.inc,
+        metrics.tm_pool_wait_seconds.observe,
+        metrics.tm_pool_replaced_total.inc,
+    )
 
 
 class _Growth:

@@ -71,16 +71,20 @@ class Counts:
 
     queries: int = 0
     errors: int = 0
+    replaced: int = 0
     counters: Counters = field(init=False)
 
     def __post_init__(self) -> None:
-        self.counters = Counters(self._query, self._error)
+        self.counters = Counters(self._query, self._error, pool_replaced=self._replace)
 
     def _query(self) -> None:
         self.queries += 1
 
     def _error(self) -> None:
         self.errors += 1
+
+    def _replace(self) -> None:
+        self.replaced += 1
 
 
 class SqlEngine:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from traffic_manager.monitoring.metrics import Metrics, clear, forget_worker
+from traffic_manager.monitoring.metric_files import clear, forget_worker
+from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.resolve_counts import ResolveOutcome
 
 from .exposition import values

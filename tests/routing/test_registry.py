@@ -240,6 +240,33 @@ async def test_failing_commit_fails_all_of_its_group_and_the_writer_goes_on() ->
         assert (await registry.write(create(), AUTHOR)).head.revision == 1
 
 
+@pytest.mark.parametrize(("failure", "told"), [(OutcomeUnknown, SourceUnavailable), (Busy, Busy)])
+@on_a_loop
+async def test_who_waited_behind_a_group_that_failed_late_is_told_so_at_once_and_nothing_was_done(
+    monkeypatch: pytest.MonkeyPatch, failure: type[SourceUnavailable], told: type[SourceUnavailable]
+) -> None:
+    monkeypatch.setattr(registry_module, "_LONG_S", 0.0)
+    store = MemoryStore()
+    gate = Turnstile(store)
+    wait = store.before_commit
+
+    def fail_late() -> None:
+        wait()
+        raise failure("too late")
+
+    store.before_commit = fail_late
+    async with running(store) as registry:
+        first = asyncio.ensure_future(registry.write(create(), AUTHOR))
+        await gate.until_entered()
+        behind = [asyncio.ensure_future(registry.write(create(a_key(s)), AUTHOR)) for s in "ab"]
+        await asyncio.sleep(0)
+        gate.go.set()
+        errors = await asyncio.gather(first, *behind, return_exceptions=True)
+        assert [type(error) for error in errors] == [failure, told, told]
+        await registry.write(create(a_key("next")), AUTHOR)
+    assert [c.key.service for c in store.log()] == ["next"]
+
+
 @on_a_loop
 async def test_database_that_is_away_is_told_to_the_caller() -> None:
     store = MemoryStore()

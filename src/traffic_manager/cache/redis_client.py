@@ -51,14 +51,19 @@ class RedisClient:
         self._closed_until = 0.0
 
     @property
-    def is_connected(self) -> bool:
-        """True if the last calls went well, or none has been made."""
-        return self._failures < FAILURES_TO_OPEN
+    def is_left_alone(self) -> bool:
+        """True while calls answer None at once, because the last ones failed."""
+        return self._failures >= FAILURES_TO_OPEN
 
     async def call(self, command: Callable[[Redis], Awaitable[Result]]) -> Result | None:
         """Return what *command* answers, None if it failed, took too long, or Redis is being left alone."""
-        if self._failures >= FAILURES_TO_OPEN and monotonic() < self._closed_until:
-            return None
+        if self.is_left_alone:
+            if monotonic() < self._closed_until:
+                return None
+            self._rest()  # one finds out whether it is back; the others need not wait with it
+        return await self._ask(command)
+
+    async def _ask(self, command: Callable[[Redis], Awaitable[Result]]) -> Result | None:
         try:
             # Past connect and answer there is nothing to wait for; cancelling drops the connection, so that no
             # later caller can read this one's answer.
@@ -69,15 +74,14 @@ class RedisClient:
         except (RedisError, OSError, TimeoutError, ValueError) as error:
             self._failed(error)
             return None
-        if not self.is_connected:
+        if self.is_left_alone:
             log.info("cache_reached_again")
         self._failures = 0
         return result
 
     async def ping(self) -> bool:
         """Return whether Redis answers now, whatever came before."""
-        self._closed_until = 0.0
-        return bool(await self.call(lambda redis: redis.ping()))
+        return bool(await self._ask(lambda redis: redis.ping()))
 
     async def close(self) -> None:
         """Close every connection."""
@@ -86,6 +90,9 @@ class RedisClient:
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1
-        self._closed_until = monotonic() + _PROBE_EVERY_S * random.uniform(0.7, 1.3)  # noqa: S311 not a secret
+        self._rest()
         if self._failures == FAILURES_TO_OPEN:
             log.warning("cache_lost", reason=type(error).__name__)
+
+    def _rest(self) -> None:
+        self._closed_until = monotonic() + _PROBE_EVERY_S * random.uniform(0.7, 1.3)  # noqa: S311 not a secret

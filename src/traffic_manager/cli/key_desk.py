@@ -29,7 +29,7 @@ class KeyDesk:
     def __init__(self, settings: Settings) -> None:
         if not settings.db.is_postgres:
             migrate(settings.db)  # as `serve` does: the file may not be there yet
-        self._database = open_database(settings.db, Counters(lambda: None, lambda: None))
+        self._database = open_database(settings.db, Counters())
         self._database.open()
         with self._database.reading() as session:
             check_schema(session, self._database.dialect)

@@ -24,6 +24,7 @@ READ_DEADLINE_S = 1.0
 WRITE_DEADLINE_S = 1.9
 # A follower that has to take in a long slice beside a busy event loop waits for its turns, not for the database.
 FEED_DEADLINE_S = 3.0
+_COMING_UP_S = 0.02
 # The whole table is read in one statement; a million routes took 1.8 s.
 TABLE_DEADLINE_S = 60.0
 
@@ -50,12 +51,19 @@ class Dialect:
     hint: str | None = None  # tells listeners that :revision is committed; None: nobody could hear it
 
 
+def _nothing(*_: object) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Counters:
-    """What the pool counts: statements, and connections that failed."""
+    """What the pool counts: statements, connections that failed, seconds that somebody waited for one, and that all
+    of them were given up for others."""
 
-    query: Callable[[], None]
-    connection_error: Callable[[], None]
+    query: Callable[[], None] = _nothing
+    connection_error: Callable[[], None] = _nothing
+    waited: Callable[[float], None] = _nothing
+    pool_replaced: Callable[[], None] = _nothing
 
 
 class Database(Protocol):
@@ -77,6 +85,10 @@ class Database(Protocol):
 
     def stats(self) -> PoolStats:
         """Return how the pool stands."""
+
+    @property
+    def is_left_alone(self) -> bool:
+        """True while calls fail at once, because the database did not answer."""
 
     def reading(self) -> AbstractContextManager[Session]:
         """Lend a connection for single statements, each its own transaction."""
@@ -154,7 +166,7 @@ def wait_readable(timeout_s: float, *descriptors: int) -> bool:
 def opened_as_owner(settings: DbSettings) -> Iterator[Database]:
     """Lend the database to a command, as the role that owns the tables. Raises SourceUnavailable if it cannot
     be reached within the time for a connection."""
-    database = open_database(settings.as_owner, Counters(lambda: None, lambda: None))
+    database = open_database(settings.as_owner, Counters())
     database.open()
     try:
         _wait_until_open(database, time.monotonic() + settings.connection_timeout)
@@ -173,6 +185,7 @@ def _wait_until_open(database: Database, deadline: float) -> None:
         except SourceUnavailable:
             if time.monotonic() > deadline:
                 raise
+            time.sleep(_COMING_UP_S)
 
 
 def open_database(settings: DbSettings, counters: Counters) -> Database:

@@ -7,8 +7,8 @@ stopped answering while its TCP connection lives is only seen by us: the watchdo
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from typing import Any, cast
 
@@ -18,11 +18,11 @@ from psycopg import errors as pg
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
-from psycopg_pool import ConnectionPool, PoolTimeout
 
 from traffic_manager.config.settings import DbSettings
+from traffic_manager.db.breaker import Breaker, Dialling
+from traffic_manager.db.lender import Lender
 from traffic_manager.db.pool import (
-    CHECKOUT_TIMEOUT_S,
     FEED_DEADLINE_S,
     LOCK_TIMEOUT_S,
     READ_DEADLINE_S,
@@ -56,9 +56,7 @@ _HINT = f"select pg_notify('{_CHANNEL}', :revision)"
 _PREPARE_AFTER = 5
 _POOLER_BETWEEN = "a pooler in transaction mode is in between: set DB_PREPARE=false"
 
-# The pool doubles its pause from 1 s on: after a minute's outage it would stay away for another. Giving up
-# early instead leaves it to the next caller to connect.
-_RECONNECT_S = 1.0
+Asking = Callable[[], AbstractContextManager[None]]
 
 _SERVER_SETTINGS = {
     "statement_timeout": int(WRITE_DEADLINE_S * 1000),
@@ -92,27 +90,26 @@ class PostgresDatabase:
         self._prepare_threshold = _PREPARE_AFTER if settings.prepare else None
         self._counters = counters
         self._watchdog = Watchdog()
-        self._lent: set[Connection] = set()
-        self._pool: ConnectionPool[Connection] = ConnectionPool(
+        self._breaker = Breaker()
+        self._dialling = Dialling()
+        self._lender = Lender(
             self._conninfo,
-            connection_class=Connection,
-            min_size=settings.pool_min,
-            max_size=settings.pool_max,
-            timeout=CHECKOUT_TIMEOUT_S,
-            kwargs={"autocommit": True, "prepare_threshold": self._prepare_threshold},
-            max_lifetime=1800,
-            reconnect_timeout=_RECONNECT_S,
-            open=False,
+            settings.pool_min,
+            settings.pool_max,
+            self._prepare_threshold,
+            self._breaker,
+            self._dialling,
+            counters,
         )
 
     def open(self) -> None:
         """Start the pool; connections come up in the background."""
         self._watchdog.start()
-        self._pool.open(wait=False)
+        self._lender.open()
 
     def close(self) -> None:
         """Close every connection."""
-        self._pool.close(timeout=2)
+        self._lender.close()
         self._watchdog.stop()
 
     @contextmanager
@@ -130,9 +127,12 @@ class PostgresDatabase:
 
     def stats(self) -> PoolStats:
         """Return how the pool stands."""
-        stats = self._pool.get_stats()
-        size, available = stats.get("pool_size", 0), stats.get("pool_available", 0)
-        return PoolStats(size, available, size - available, stats.get("requests_waiting", 0))
+        return self._lender.stats()
+
+    @property
+    def is_left_alone(self) -> bool:
+        """True while calls fail at once, because the database did not answer."""
+        return self._breaker.is_open
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -179,43 +179,32 @@ class PostgresDatabase:
 
     def connect(self) -> PostgresConnection:
         """Open a connection for the follower."""
-        with _translated(self._counters):
+        with self._asking():
+            self._dialling.begin()
             connection = psycopg.connect(
                 self._conninfo, autocommit=True, prepare_threshold=self._prepare_threshold
             )
-        return PostgresConnection(connection, self._watchdog, self._counters)
+            self._dialling.came_up()
+        return PostgresConnection(connection, self._asking, self._watchdog, self._counters)
 
     @contextmanager
     def _checkout(self) -> Iterator[Connection]:
-        with _translated(self._counters):
-            connection = self._lend()
-            try:
-                yield connection
-            finally:
-                self._lent.discard(connection)
-                self._pool.putconn(connection)
+        began = self._breaker.check()
+        with self._asking(began), self._lender.lend() as connection:
+            yield connection
 
-    def _lend(self) -> Connection:
-        """Return a connection that lives. Not by the pool's own `check`: it would keep a connection of which
-        libpq does not know yet that it is dead, and sleep all our time away after the second one."""
-        deadline = time.monotonic() + CHECKOUT_TIMEOUT_S
-        while True:
-            connection = self._next(deadline - time.monotonic())
-            if _is_alive(connection):
-                self._lent.add(connection)
-                return connection
-            connection.close()
-            self._pool.putconn(connection)  # which opens another in its place
-
-    def _next(self, timeout_s: float) -> Connection:
+    @contextmanager
+    def _asking(self, began: float | None = None) -> Iterator[None]:
+        """Translate what the driver raises, and tell the breaker whether the database answered."""
+        began = time.monotonic() if began is None else began
         try:
-            return self._pool.getconn(timeout_s)
-        except PoolTimeout as error:
-            # A server that is away leaves the pool empty, too: only if all are lent is it we who are full.
-            if len(self._lent) < self._pool.max_size:
-                raise
-            self._counters.connection_error()
-            raise Busy("all database connections are in use") from error
+            with _translated(self._counters):
+                yield
+        except SourceUnavailable as error:
+            if type(error) in (SourceUnavailable, OutcomeUnknown) and _is_unanswered(error.__cause__):
+                self._breaker.failed(began)
+            raise
+        self._breaker.succeeded()
 
 
 class PostgresChange:
@@ -255,8 +244,11 @@ class PostgresChange:
 class PostgresConnection:
     """The follower's own connection."""
 
-    def __init__(self, connection: Connection, watchdog: Watchdog, counters: Counters) -> None:
+    def __init__(
+        self, connection: Connection, asking: Asking, watchdog: Watchdog, counters: Counters
+    ) -> None:
         self._connection = connection
+        self._asking = asking
         self._watchdog = watchdog
         self._counters = counters
         self._heard: list[int] = []
@@ -264,13 +256,13 @@ class PostgresConnection:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """Run single statements."""
-        with _translated(self._counters), self._watchdog.limit(self._connection, FEED_DEADLINE_S):
+        with self._asking(), self._watchdog.limit(self._connection, FEED_DEADLINE_S):
             yield _session(self._connection, self._counters)
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:
         """Run statements that all see the same moment; large results are streamed."""
-        with _translated(self._counters), self._watchdog.limit(self._connection, TABLE_DEADLINE_S):
+        with self._asking(), self._watchdog.limit(self._connection, TABLE_DEADLINE_S):
             self._connection.execute("begin isolation level repeatable read, read only")
             self._connection.execute("set local statement_timeout = 0")
             self._connection.execute("set local enable_seqscan = on")
@@ -282,12 +274,13 @@ class PostgresConnection:
 
     def listen(self) -> None:
         """Hear hints from now on."""
-        with _translated(self._counters), self._watchdog.limit(self._connection, READ_DEADLINE_S):
+        with self._asking(), self._watchdog.limit(self._connection, READ_DEADLINE_S):
             self._connection.add_notify_handler(self._hear)
             self._connection.execute(f"listen {_CHANNEL}")
 
     def wait(self, bell: int, timeout_s: float) -> Sequence[int]:
         """Return the revisions that hints name, as soon as one comes, *bell* is readable or time is up."""
+        # Not as a question: that nothing came says nothing of the server.
         with _translated(self._counters):
             # What came along with an answer is in memory already, and makes the socket readable no more.
             if not self._heard and wait_readable(timeout_s, bell, self._connection.fileno()):
@@ -359,14 +352,6 @@ def _column(index: int, of_type: str) -> str:
     return f"cast(r.value->>{index} as {of_type})"
 
 
-def _is_alive(connection: Connection) -> bool:
-    """Return whether an idle connection can be used, without a round trip: it has nothing to read, unless the
-    server closed it or said that it is going."""
-    if connection.closed:
-        return False
-    return not wait_readable(0, connection.fileno())
-
-
 def _commit(connection: Connection) -> None:
     try:
         outcome = connection.execute("commit").statusmessage
@@ -386,6 +371,14 @@ def _translated(counters: Counters) -> Iterator[None]:
             raise
         counters.connection_error()
         raise translation from error
+
+
+def _is_unanswered(cause: BaseException | None) -> bool:
+    """Return whether the server said nothing, or that it takes nobody now."""
+    if not isinstance(cause, psycopg.Error):
+        return False
+    code = cause.sqlstate or ""
+    return not code or code[:2] == "08" or code[:3] == "57P" or code == "53300"
 
 
 def _translation(error: psycopg.Error) -> SourceUnavailable | None:

@@ -81,6 +81,11 @@ class SqliteDatabase:
         idle = self._pool.checkedin()
         return PoolStats(size=in_use + idle, available=idle, in_use=in_use, waiting=0)
 
+    @property
+    def is_left_alone(self) -> bool:
+        """Never: a file answers or fails."""
+        return False
+
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """Lend a connection for single statements."""

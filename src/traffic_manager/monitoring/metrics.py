@@ -2,16 +2,14 @@
 
 Without a parent the numbers live in this process. With one, each worker keeps its numbers in files of a
 shared directory, named by the worker's *index*: whoever is scraped shows the sum over all, a restarted worker
-goes on with its predecessor's counters, and the number of files never grows. The directory belongs on a
-memory file system (`/run`, `/dev/shm`): the files are mapped memory, a disk would write them for nothing.
+goes on with its predecessor's counters, and the number of files never grows (`metric_files.py`).
 
-Who starts the workers calls `clear` once before the first, and `forget_worker` when one has died. A worker
-builds its `Metrics` after the fork, and two living processes never have the same index.
+Who starts the workers calls `metric_files.clear` once before the first, and `forget_worker` when one has died. A
+worker builds its `Metrics` after the fork, and two living processes never have the same index.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
@@ -25,7 +23,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from traffic_manager.monitoring import resolve_counts
+from traffic_manager.monitoring import metric_files, resolve_counts
 from traffic_manager.monitoring.resolve_counts import (
     LANE_STATUSES,
     RESOLVE_BUCKETS,
@@ -43,10 +41,6 @@ WRITE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 REQUEST_BUCKETS = (*WRITE_BUCKETS, 5.0, 10.0, 30.0)
 
 _Mode = Literal["livemax", "livemin", "livesum"]
-_FILES = ("counter", "histogram", "gauge_livemax", "gauge_livemin", "gauge_livesum")
-# Room for about 1,000 series of one type; a file that must grow is read in a moment without its new size.
-_FILE_BYTES = 256 * 1024
-_STARTED = "started_at"
 
 
 class CacheRejection(StrEnum):
@@ -68,6 +62,14 @@ class StreamEnd(StrEnum):
     UNAVAILABLE = "source-unavailable"
     CREDENTIAL_OVER = "credential-over"
     DISCONNECTED = "disconnected"
+
+
+class Freshness(StrEnum):
+    """How a worker's answers from memory are."""
+
+    FRESH = "fresh"  # the database was at most a second ahead
+    LAGGING = "lagging"  # flagged, though the database answers
+    STALE = "stale"  # flagged: the database is away
 
 
 class PollOutcome(StrEnum):
@@ -93,12 +95,12 @@ class Metrics:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._directory = directory
         self._monotonic = monotonic
-        self._started = monotonic() if directory is None else _server_start(directory, monotonic)
+        self._started = monotonic() if directory is None else metric_files.server_start(directory, monotonic)
         self._registry = CollectorRegistry()
         self._bound: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         if directory is not None:
-            _prepare(directory, worker)
-        self._value_class = _value_class(directory, worker)
+            metric_files.prepare(directory, worker)
+        self._value_class = metric_files.value_class(directory, worker)
         self._counts = ResolveCounts(directory / f"resolve_{worker}.cells" if directory else None)
         self.resolved = self._counts.resolved
         self.resolved_in_batch = self._counts.resolved_in_batch
@@ -159,6 +161,17 @@ class Metrics:
             "db_pool_available", "Idle pool connections, all workers.", "livesum"
         )
         self.db_pool_in_use = self._gauge("db_pool_in_use", "Lent pool connections, all workers.", "livesum")
+        self.tm_pool_wait_seconds = self._histogram(
+            "tm_pool_wait_seconds",
+            "Time that a database connection of the pool was waited for.",
+            WRITE_BUCKETS,
+        )
+        self.tm_pool_replaced_total = self._counter(
+            "tm_pool_replaced_total", "Pools that did not find back to the database and were replaced."
+        )
+        self.tm_breaker_state = self._states(
+            "tm_breaker_state", "1 if a worker leaves it alone.", "livemax", dependency=("database", "cache")
+        )
         self.cache_connected = self._gauge("cache_connected", "1 if every worker reaches Redis.", "livemin")
         self.kafka_producer_ready = self._gauge(
             "kafka_producer_ready", "1 if a worker can send events to Kafka.", "livemax"
@@ -189,6 +202,7 @@ class Metrics:
         self.tm_staleness_seconds = self._gauge(
             "tm_staleness_seconds", "Longest time since a worker was known to be at the head.", "livemax"
         )
+        self.tm_state = self._states("tm_state", "Workers in this state.", "livesum", state=Freshness)
         self.tm_mirror_routes = self._gauge("tm_mirror_routes", "Routes in the largest mirror.", "livemax")
         self.tm_snapshot_age_seconds = self._gauge(
             "tm_snapshot_age_seconds", "Time since the table was last kept on disk.", "livemax"
@@ -314,23 +328,15 @@ class Metrics:
     def _gauge(self, name: str, meaning: str, mode: _Mode) -> Gauge:
         return Gauge(name, meaning, registry=self._registry, multiprocess_mode=mode)
 
+    def _states(self, name: str, meaning: str, mode: _Mode, **label: Iterable[str]) -> Gauge:
+        """Return a new gauge with one *label*, which has all its values from the start."""
+        gauge = Gauge(name, meaning, tuple(label), registry=self._registry, multiprocess_mode=mode)
+        for value in next(iter(label.values()), ()):
+            gauge.labels(value)
+        return gauge
+
     def _histogram(self, name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
         return Histogram(name, meaning, registry=self._registry, buckets=buckets)
-
-
-def clear(directory: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
-    """Make *directory* ready for a new start of the server: nothing is left of the last one."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for pattern in ("*.db", "*.cells", "*.new"):
-        for path in directory.glob(pattern):
-            path.unlink(missing_ok=True)
-    (directory / _STARTED).write_text(repr(monotonic()))
-
-
-def forget_worker(directory: Path, index: int) -> None:
-    """Remove the gauges of a worker that has died: what it last said is true no more. Its counters stay."""
-    for path in directory.glob(f"gauge_live*_{index}.db"):
-        path.unlink(missing_ok=True)
 
 
 class _Exposition(Collector):
@@ -349,32 +355,3 @@ def _added(family: Metric, extra: dict[resolve_counts.SampleKey, float]) -> Metr
         for sample in family.samples
     ]
     return family
-
-
-def _server_start(directory: Path, monotonic: Callable[[], float]) -> float:
-    """Return when `clear` was called, which is when the server started, or now if it was not."""
-    try:
-        return float((directory / _STARTED).read_text())
-    except (OSError, ValueError):
-        return monotonic()
-
-
-def _prepare(directory: Path, worker: int) -> None:
-    """Drop the gauges of this worker's predecessor and make the files, each in one step: a scrape must never
-    see an empty one. They are written in full, for a mapped file with holes on a full disk is a SIGBUS."""
-    forget_worker(directory, worker)
-    for name in _FILES:
-        path = directory / f"{name}_{worker}.db"
-        if not path.exists():
-            draft = path.with_suffix(".new")
-            draft.write_bytes(bytes(_FILE_BYTES))
-            draft.replace(path)
-
-
-# Any: prometheus_client leaves its value classes untyped.
-def _value_class(directory: Path | None, worker: int) -> Any:
-    """Return the class that keeps the values of our series: in this process, or in files by worker index."""
-    if directory is None:
-        return values.MutexValue
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
-    return values.MultiProcessValue(process_identifier=lambda: worker)  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from traffic_manager.errors import Busy, TrafficManagerError
+from traffic_manager.errors import Busy, SourceUnavailable, TrafficManagerError
 from traffic_manager.routing.model import RouteKey
 from traffic_manager.routing.operations import Author, Operation, Outcome, Overlay, keys_of
 from traffic_manager.routing.ports import Head, RouteStore, Sighting
@@ -24,6 +24,9 @@ from traffic_manager.routing.ports import Head, RouteStore, Sighting
 GROUP_MAX_OPERATIONS = 1000
 # Seconds that a request waits for its turn: past that we are overloaded, and waiting makes it worse.
 TURN_TIMEOUT_S = 1.0
+# After a group that failed and took so long, those who waited behind it are told the same: each of them has waited
+# for most of what a request may take, and would meet the same lock, or the same silence.
+_LONG_S = 0.5
 
 
 class Written(NamedTuple):
@@ -128,6 +131,7 @@ class Registry:
 
     def _do(self, group: list[_Request]) -> None:
         """Answer every request of *group*, whatever happens."""
+        began = time.monotonic()
         try:
             # Whoever changes something is likely to go on: no look-up then, which would cost a round trip and
             # save nothing. Whoever repeats what is so already takes the lock once.
@@ -136,6 +140,20 @@ class Registry:
                 self._write(waiting)
         except Exception as error:  # it is the callers', who wait for it
             _tell([(request, error) for request in group])
+            if isinstance(error, SourceUnavailable) and time.monotonic() - began > _LONG_S:
+                self._refuse_waiting(error)
+
+    def _refuse_waiting(self, cause: SourceUnavailable) -> None:
+        """Refuse what has queued up to now, as *cause* says; nothing was done for those."""
+        told = Busy(str(cause)) if isinstance(cause, Busy) else SourceUnavailable()
+        refused = []
+        for _ in range(self._queue.qsize()):
+            request = self._queue.get()
+            if request is None:
+                self._queue.put(None)  # behind everybody: we are to stop
+            elif request.take():
+                refused.append((request, told))
+        _tell(refused)
 
     def _settle_without_lock(self, group: list[_Request]) -> list[_Request]:
         """Answer what changes nothing: no-ops and refusals. Return the rest."""
