@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from traffic_manager.config.settings import KafkaSettings
 from traffic_manager.db.feed import SqlFeed
 from traffic_manager.db.leases import SqlLeases
 from traffic_manager.db.pool import Database
+from traffic_manager.db.telling import SqlTelling
 from traffic_manager.errors import StartRefused
 from traffic_manager.monitoring.health import CheckResult, CheckStatus
 from traffic_manager.monitoring.metrics import Metrics
@@ -29,7 +32,9 @@ class Outbox:
         # Here, because the client library is an extra that only users of Kafka install.
         from traffic_manager.events.kafka_probe import KafkaProbe
         from traffic_manager.events.kafka_producer import KafkaProducer
+        from traffic_manager.events.kafka_reader import TopicReader
         from traffic_manager.events.relay import Relay
+        from traffic_manager.events.retelling import Retelling
 
         self._leases = SqlLeases(database)
         self._metrics = metrics
@@ -37,7 +42,8 @@ class Outbox:
         self._feed = SqlFeed(database, metrics.tm_bad_row_total.inc)
         self._connect = partial(KafkaProducer, settings)
         holder = f"{socket.gethostname()}:{os.getpid()}"
-        self._relay = Relay(self._leases, self._feed, self._connect, metrics, holder)
+        self._retell = partial(Retelling, SqlTelling(database), partial(TopicReader, settings))
+        self._relay = Relay(self._leases, self._feed, self._connect, self._retell, metrics, holder)
         self.wake = self._relay.wake
 
     def start_relay(self) -> None:
@@ -47,13 +53,18 @@ class Outbox:
     def replay(self, first: int) -> Replayed:
         """Send the events from revision *first* on again, beside whoever relays. Not after `start_relay`. Raises
         StartRefused, SourceUnavailable."""
-        from traffic_manager.events.delivery import KafkaUnavailable
         from traffic_manager.events.replay import replay
 
-        try:
+        with _kafka_needed():
             return replay(self._feed, self._leases, self._connect, self._metrics, first)
-        except KafkaUnavailable as away:
-            raise StartRefused(f"KAFKA_BOOTSTRAP_SERVERS: Kafka does not take events: {away}") from away
+
+    def retell(self) -> Sequence[int]:
+        """Tell all routes again as they are now, as after a fork; return the revisions of events that were refused.
+        Not after `start_relay`. Raises as `replay` does."""
+        from traffic_manager.events.replay import retell
+
+        with _kafka_needed():
+            return retell(self._feed, self._retell, self._connect, self._metrics)
 
     def close(self) -> None:
         """Finish what is in flight, let the next one have the lease, and disconnect."""
@@ -80,3 +91,13 @@ class Outbox:
             return CheckResult(CheckStatus.DEGRADED, f"changes wait in the outbox: {away}")
         self._metrics.kafka_producer_ready.set(1)
         return CheckResult(CheckStatus.HEALTHY, "Kafka is accessible")
+
+
+@contextmanager
+def _kafka_needed() -> Iterator[None]:
+    from traffic_manager.events.delivery import KafkaUnavailable
+
+    try:
+        yield
+    except KafkaUnavailable as away:
+        raise StartRefused(f"KAFKA_BOOTSTRAP_SERVERS: Kafka does not take events: {away}") from away

@@ -11,7 +11,7 @@ from tests.db.engines import Engine, MemoryEngine, SqlEngine
 from tests.node import wait_until
 from tests.routing.builders import a_key, commit, create, deactivate
 from traffic_manager.db.leases import SqlLeases
-from traffic_manager.routing.ports import Lease, Leases
+from traffic_manager.routing.ports import Lease, Leases, Telling
 
 LONG_S = 60.0
 PAST_S = -1.0
@@ -145,3 +145,22 @@ def test_event_is_set_aside_by_the_holder_alone(engine: Engine) -> None:
     assert not engine.leases.set_aside(old, 7, "too large")
     assert engine.leases.set_aside(new, 7, "too large")
     assert engine.leases.set_aside(new, 7, "still too large"), "again, after a replay"
+
+
+def test_at_first_the_first_epoch_counts_as_told(engine: Engine) -> None:
+    assert engine.leases.telling("relay") == Telling(1)
+    held(engine.leases)
+    assert engine.leases.telling("relay") == Telling(1)
+
+
+def test_what_was_told_is_kept_for_the_next_holder(engine: Engine) -> None:
+    assert engine.leases.told(held(engine.leases, ttl_s=PAST_S), Telling(2, "topic", 4))
+    held(engine.leases, "b")
+    assert engine.leases.telling("relay") == Telling(2, "topic", 4)
+
+
+def test_old_token_cannot_say_what_was_told(engine: Engine) -> None:
+    old = held(engine.leases, ttl_s=PAST_S)
+    held(engine.leases, "b")
+    assert not engine.leases.told(old, Telling(2))
+    assert engine.leases.telling("relay") == Telling(1)

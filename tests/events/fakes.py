@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from traffic_manager.errors import SourceUnavailable
-from traffic_manager.events.delivery import Delivery, Failure, KafkaUnavailable
+from traffic_manager.events.delivery import Delivery, Failure, KafkaUnavailable, Topic
 from traffic_manager.events.envelope import Event
 from traffic_manager.routing.model import Action, Change, RouteKey
-from traffic_manager.routing.ports import Head, Lease, Pulse, Slice
+from traffic_manager.routing.ports import Head, Lease, Pulse, Slice, Telling
 
 EPOCH = "0f8e5b1c2d3a4e5f8a9b0c1d2e3f4a5b"
 OTHER_EPOCH = "ffffffffffffffffffffffffffffffff"
@@ -67,6 +67,7 @@ class FakeDatabase:
         self.published = 0
         self.checkpoints: list[int] = []
         self.aside: dict[int, str] = {}
+        self.known = Telling(1)
         self.is_away = False
         self.calls = 0
         self.on_publish: Callable[[int], None] = lambda revision: None
@@ -82,12 +83,12 @@ class FakeDatabase:
         """Make one change of each key."""
         with self._lock:
             for key in keys:
-                self._append(a_change(len(self.changes) + 1, key, action=Action.UPDATED))
+                self.append(a_change(len(self.changes) + 1, key, action=Action.UPDATED))
 
     def change_of_other_kind(self) -> None:
         """Make a change that the relay does not send."""
         with self._lock:
-            self._append(None)
+            self.append(None)
 
     def lose(self, after: int) -> None:
         """Forget the changes after *after*, as an asynchronous replica would that takes over."""
@@ -105,7 +106,8 @@ class FakeDatabase:
         with self._lock:
             yield
 
-    def _append(self, change: Change | None) -> None:
+    def append(self, change: Change | None) -> None:
+        """Add a change to the log; None: one of another kind."""
         self.changes.append(change)
         self._chains.append(hashlib.sha256(repr((self._chains[-1], change)).encode()).digest())
 
@@ -179,6 +181,31 @@ class FakeDatabase:
     def forget_set_aside(self, revision: int) -> None:
         del self.aside[revision]
 
+    def telling(self, name: str) -> Telling:
+        with self._lock:
+            self._answer()
+            return self.known
+
+    def told(self, lease: Lease, telling: Telling) -> bool:
+        with self._lock:
+            self._answer()
+            if lease.token != self._token:
+                return False
+            self.known = telling
+            return True
+
+    def page(self, after: RouteKey | None, size: int) -> tuple[Head, Sequence[Change]]:
+        with self._lock:
+            self._answer()
+            last = {change.key: change for change in self.changes if change}
+            found = sorted(key for key in last if after is None or key > after)
+            there = [last[key] for key in found if last[key].action != Action.DELETED]
+            return Head(self.epoch, self.epoch_number, len(self.changes)), there[:size]
+
+    def missing(self, keys: Sequence[RouteKey]) -> tuple[Head, Sequence[RouteKey]]:
+        head, there = self.page(None, len(self.changes))
+        return head, [key for key in keys if key not in {change.key for change in there}]
+
     def release(self, lease: Lease) -> None:
         with self._lock:
             self._answer()
@@ -203,6 +230,11 @@ class FakeKafka:
     most_together: int | None = None
     on_wait: Callable[[], None] = lambda: time.sleep(0.001)  # as the real one would
     producers: list[FakeProducer] = field(default_factory=list)
+    topic: Topic | None = None
+
+    def reader(self) -> FakeReader:
+        """Return a reader of the records that there are now."""
+        return FakeReader([(event.key, event.value) for _, event in self.records])
 
     def connect(self) -> FakeProducer:
         """Return a new producer. Raises KafkaUnavailable while Kafka is away."""
@@ -222,6 +254,22 @@ class FakeKafka:
         return [revision for revision, _ in self.records]
 
 
+class FakeReader:
+    """Reads the records it was given, two at a time."""
+
+    is_forbidden = False
+
+    def __init__(self, records: Sequence[tuple[bytes, bytes]]) -> None:
+        self._records = list(records)
+
+    def read(self, timeout_s: float) -> Sequence[tuple[bytes, bytes]] | None:
+        found, self._records = self._records[:2], self._records[2:]
+        return found or None
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 class FakeProducer:
     """Delivers at the next `wait`, in reverse: nobody may rely on an order between keys."""
 
@@ -232,6 +280,10 @@ class FakeProducer:
         self.is_closed = False
         self.largest_wave = 0
         self._is_too_much = False
+
+    @property
+    def topic(self) -> Topic | None:
+        return self._kafka.topic
 
     def is_ready(self) -> bool:
         return True

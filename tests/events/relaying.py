@@ -12,8 +12,10 @@ from tests.events.topic import Record, read_topic
 from tests.events.waiting import eventually
 from traffic_manager.config.settings import KafkaSettings
 from traffic_manager.events.kafka_producer import KafkaProducer
+from traffic_manager.events.kafka_reader import TopicReader
 from traffic_manager.events.relay import Relay
 from traffic_manager.events.replay import Replayed, replay
+from traffic_manager.events.retelling import Retelling
 from traffic_manager.monitoring.metrics import Metrics
 
 
@@ -35,7 +37,8 @@ class Line:
     def relaying(self, holder: str = "one", clock: Callable[[], float] = time.monotonic) -> Iterator[Relay]:
         """Lend a relay that runs."""
         connect = partial(KafkaProducer, self.settings)
-        relay = Relay(self.database, self.database, connect, self.metrics, holder, clock)
+        retell = partial(Retelling, self.database, partial(TopicReader, self.settings))
+        relay = Relay(self.database, self.database, connect, retell, self.metrics, holder, clock)
         relay.start()
         try:
             yield relay

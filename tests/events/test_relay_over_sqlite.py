@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,18 @@ from tests.events.waiting import eventually
 from tests.routing.builders import a_key, commit, create, deactivate, put
 from traffic_manager.db.leases import SqlLeases
 from traffic_manager.db.migrate import migrate
+from traffic_manager.db.retention import compact
+from traffic_manager.db.telling import SqlTelling
 from traffic_manager.events.backlog import backlog
 from traffic_manager.events.relay import Relay
+from traffic_manager.events.retelling import Retelling
 from traffic_manager.monitoring.metrics import Metrics
+
+
+def a_relay(engine: SqlEngine, kafka: FakeKafka) -> Relay:
+    """Return a relay that has not been started."""
+    retell = partial(Retelling, SqlTelling(engine.database), kafka.reader)
+    return Relay(engine.leases, engine.feed(), kafka.connect, retell, Metrics(), "one")
 
 
 @pytest.fixture
@@ -32,7 +43,7 @@ def test_changes_are_relayed_and_the_next_relay_goes_on_behind_them(engine: SqlE
     commit(engine.store, create(), put(url="https://other.example.com"))
     engine.add_change_of_other_kind()
     for count in (2, 3):
-        relay = Relay(engine.leases, engine.feed(), kafka.connect, Metrics(), "one")
+        relay = a_relay(engine, kafka)
         relay.start()
         assert eventually(lambda count=count: len(kafka.records) == count)  # type: ignore[misc] # bound now
         assert relay.stop()
@@ -45,7 +56,7 @@ def test_changes_are_relayed_and_the_next_relay_goes_on_behind_them(engine: SqlE
 def test_a_new_epoch_is_taken_up(engine: SqlEngine) -> None:
     kafka = FakeKafka()
     commit(engine.store, create())
-    relay = Relay(engine.leases, engine.feed(), kafka.connect, Metrics(), "one")
+    relay = a_relay(engine, kafka)
     relay.start()
     assert eventually(lambda: kafka.revisions == [1])
     engine.begin_epoch("f" * 32)
@@ -54,6 +65,50 @@ def test_a_new_epoch_is_taken_up(engine: SqlEngine) -> None:
     relay.stop()
 
     assert kafka.records[-1][1].headers[1] == ("ce_id", b"f" * 32 + b":2")
+
+
+def test_in_a_new_epoch_every_route_is_told_as_its_last_change(engine: SqlEngine) -> None:
+    kafka = FakeKafka()
+    commit(
+        engine.store,
+        create(),
+        put(url="https://other.example.com"),
+        create(a_key("s2")),
+        deactivate(a_key("s2")),
+    )
+    relay = a_relay(engine, kafka)
+    relay.start()
+    assert eventually(lambda: sorted(kafka.revisions) == [1, 2, 3, 4])
+    engine.begin_epoch("f" * 32)
+    assert eventually(lambda: len(kafka.records) == 6)
+    relay.stop()
+
+    again = [json.loads(event.value) for _, event in kafka.records[4:]]
+    before = {json.loads(event.value)["revision"]: json.loads(event.value) for _, event in kafka.records[:4]}
+    assert {event["revision"] for event in again} == {2, 4}
+    for event in again:
+        assert event == before[event["revision"]] | {
+            "epoch_number": 2,
+            "event_id": f"{'f' * 32}:{event['revision']}",
+        }
+
+
+def test_a_route_is_told_though_its_change_is_no_longer_kept(engine: SqlEngine) -> None:
+    kafka = FakeKafka()
+    commit(engine.store, create(), create(a_key("s2")))
+    compact(engine.database, 2**60, kept=1)
+    engine.begin_epoch("f" * 32)
+    relay = a_relay(engine, kafka)
+    relay.start()
+    assert eventually(lambda: {1, 2} <= set(kafka.revisions))
+    relay.stop()
+
+    told = json.loads(next(event.value for revision, event in kafka.records if revision == 1))
+    assert (told["url"], told["is_active"], told["action"]) == (
+        "https://payments.example.com/v2",
+        True,
+        "updated",
+    )
 
 
 def test_the_backlog_is_measured(engine: SqlEngine) -> None:

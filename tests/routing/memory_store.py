@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from tests.routing.builders import EPOCH
@@ -30,6 +30,7 @@ from traffic_manager.routing.ports import (
     Slice,
     StoredKey,
     Table,
+    Telling,
 )
 
 _LOCK_TIMEOUT_S = 1.5
@@ -54,6 +55,7 @@ class _Row:
 class _LeaseRow:
     lease: Lease
     expires_at: float = 0.0
+    telling: Telling = field(default_factory=lambda: Telling(1))
 
 
 class MemoryStore:
@@ -245,6 +247,18 @@ class MemoryStore:
             if self._leases[lease.name].lease.token != lease.token:
                 return False
             self.aside[revision] = reason
+            return True
+
+    def telling(self, name: str) -> Telling:
+        with self._answering():
+            return self._leases[name].telling if name in self._leases else Telling(1)
+
+    def told(self, lease: Lease, telling: Telling) -> bool:
+        with self._answering():
+            row = self._leases[lease.name]
+            if row.lease.token != lease.token:
+                return False
+            row.telling = telling
             return True
 
     def release(self, lease: Lease) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from traffic_manager.config.settings import Settings
     from traffic_manager.db.pool import Database
     from traffic_manager.monitoring.log_writer import LogWriter
+    from traffic_manager.outbox import Outbox
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +26,7 @@ def register(app: typer.Typer) -> None:
     relaying = typer.Typer(help="Send changes to Kafka.", invoke_without_command=True)
     relaying.callback()(relay)
     relaying.command("replay")(relay_replay)
+    relaying.command("retell")(relay_retell)
     app.add_typer(relaying, name="relay")
     app.command()(compact)
     app.command()(verify)
@@ -84,7 +86,35 @@ def relay_replay(
     _exit_with(lambda: _replay(settings, first))
 
 
+def relay_retell() -> None:
+    """Tell Kafka of every route again as it is now, and of those as deleted that only consumers still have."""
+    settings = given_settings()
+    _logging(settings)
+    _exit_with(lambda: _retell(settings))
+
+
 def _replay(settings: Settings, first: int) -> int:
+    with _outbox(settings) as outbox:
+        done = outbox.replay(first)
+    typer.echo(f"Sent the events of revisions {first} to {done.upto} again.")
+    return _refused_events(done.refused)
+
+
+def _retell(settings: Settings) -> int:
+    with _outbox(settings) as outbox:
+        refused = outbox.retell()
+    typer.echo("Told all routes again.")
+    return _refused_events(refused)
+
+
+def _refused_events(revisions: Sequence[int]) -> int:
+    for revision in revisions:
+        typer.echo(f"revision {revision}: Kafka still refuses it", err=True)
+    return FAILED if revisions else 0
+
+
+@contextmanager
+def _outbox(settings: Settings) -> Iterator[Outbox]:
     from traffic_manager.monitoring.metrics import Metrics
     from traffic_manager.outbox import Outbox
 
@@ -92,12 +122,8 @@ def _replay(settings: Settings, first: int) -> int:
         raise StartRefused("KAFKA_BOOTSTRAP_SERVERS: must be set to send events")
     with _database(settings) as database:
         outbox = Outbox(settings.kafka, database, Metrics())
-        done = outbox.replay(first)
+        yield outbox
         outbox.close()
-    typer.echo(f"Sent the events of revisions {first} to {done.upto} again.")
-    for revision in done.refused:
-        typer.echo(f"revision {revision}: Kafka still refuses it", err=True)
-    return FAILED if done.refused else 0
 
 
 def compact() -> None:

@@ -5,8 +5,10 @@ Rows rather than advisory locks, because a session's lock leaks through a transa
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from traffic_manager.db.pool import Database
-from traffic_manager.routing.ports import Lease
+from traffic_manager.routing.ports import Lease, Telling
 
 _MAKE = """insert into leases (name, holder, token, expires_at, published_revision)
     values (:name, '', 0, 0, 0) on conflict (name) do nothing"""
@@ -21,6 +23,9 @@ _PUBLISHED = "select published_revision from leases where name = :name"
 _SET_ASIDE = """insert into events_set_aside (revision, reason, set_aside_at)
     select :revision, :reason, {now} from leases where name = :name and holder = :holder and token = :token
     on conflict (revision) do update set reason = excluded.reason, set_aside_at = excluded.set_aside_at"""
+_TELLING = "select told_epoch_number, told_topic, told_partitions from leases where name = :name"
+_TOLD = """update leases set told_epoch_number = :epoch_number, told_topic = :topic, told_partitions = :partitions
+    where name = :name and holder = :holder and token = :token"""
 _COUNT_SET_ASIDE = "select count(*) from events_set_aside"
 _SET_ASIDE_FROM = "select revision from events_set_aside where revision >= :revision order by revision"
 _FORGET_SET_ASIDE = "delete from events_set_aside where revision = :revision"
@@ -54,6 +59,16 @@ class SqlLeases:
     def set_aside(self, lease: Lease, revision: int, reason: str) -> bool:
         """Record that the event of *revision* cannot be published. False if the lease is no longer ours."""
         return self._run(_SET_ASIDE.format(now=self._now), lease, revision=revision, reason=reason)
+
+    def telling(self, name: str) -> Telling:
+        """Return what all routes were told of."""
+        with self._database.reading() as session:
+            row = session.row(_TELLING, name=name)
+        return Telling(*row) if row else Telling(1)
+
+    def told(self, lease: Lease, telling: Telling) -> bool:
+        """Record that all routes were told of this. False if the lease is no longer ours."""
+        return self._run(_TOLD, lease, **asdict(telling))
 
     def release(self, lease: Lease) -> None:
         """Let the next one have it at once."""

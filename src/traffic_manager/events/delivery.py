@@ -36,10 +36,23 @@ class Delivery:
     failure: Failure | None
 
 
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """The topic that events go to: Kafka's *id* of it, which another one of the same name has not, and how many
+    *partitions* it has."""
+
+    id: str
+    partitions: int
+
+
 class EventProducer(Protocol):
     """Sends events, by one thread. After KafkaUnavailable it is closed and replaced."""
 
     last_error: KafkaUnavailable | None
+
+    @property
+    def topic(self) -> Topic | None:
+        """The topic as it was lately, None as long as that is not known."""
 
     def is_ready(self) -> bool:
         """Return whether events may be sent. Raises KafkaUnavailable."""

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 import orjson
 
-from traffic_manager.routing.model import Change, rfc3339
+from traffic_manager.routing.model import Action, Change, RouteKey, rfc3339
+from traffic_manager.routing.ports import Head
 
 EVENT_TYPE = "route_changed"
 SOURCE = "traffic-manager"
+# Who acts where nobody did.
+OURSELVES = "traffic-manager"
 CONTENT_TYPE = b"application/json"
 
 
@@ -28,7 +31,30 @@ class Event:
 
 def event_of(change: Change, epoch: str, epoch_number: int) -> Event:
     """Return the event that tells of *change* in the history *epoch*, the *epoch_number*th one."""
-    event_id = f"{epoch}:{change.revision}"
+    return _event(change, f"{epoch}:{change.revision}", epoch_number)
+
+
+def gone_event(key: RouteKey, head: Head, now: int) -> Event:
+    """Return the event that tells that there is no route *key* at *head*: only a lost branch had it. *now* is in
+    microseconds since 1970."""
+    gone = Change(
+        revision=head.revision,
+        batch_end=head.revision,
+        key=key,
+        action=Action.DELETED,
+        url=None,
+        is_active=False,
+        previous=None,
+        actor=OURSELVES,
+        reason=None,
+        correlation_id=OURSELVES,
+        occurred_at=now,
+    )
+    # The head's own change has the short id.
+    return _event(gone, f"{head.epoch}:{head.revision}:{key}", head.epoch_number)
+
+
+def _event(change: Change, event_id: str, epoch_number: int) -> Event:
     return Event(
         key=str(change.key).encode(),
         value=_value(change, event_id, epoch_number),

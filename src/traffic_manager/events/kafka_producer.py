@@ -11,7 +11,7 @@ from functools import partial
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from traffic_manager.config.settings import KafkaSettings
-from traffic_manager.events.delivery import Delivery, Failure, KafkaUnavailable
+from traffic_manager.events.delivery import Delivery, Failure, KafkaUnavailable, Topic
 from traffic_manager.events.envelope import Event
 from traffic_manager.events.kafka_client import (
     ClientSettings,
@@ -19,7 +19,7 @@ from traffic_manager.events.kafka_client import (
     client_settings,
     unavailable,
 )
-from traffic_manager.events.kafka_topic import TopicCreation
+from traffic_manager.events.kafka_topic import TopicCreation, TopicWatch
 
 _DELIVERY: ClientSettings = {
     "enable.idempotence": True,
@@ -57,11 +57,17 @@ class KafkaProducer:
         self.last_error: KafkaUnavailable | None = None
         try:
             self._creation = TopicCreation(settings) if settings.create_topic else None
+            self._watch = TopicWatch(settings)
             self._producer = Producer(
                 client_settings(settings) | _DELIVERY, error_cb=self._on_error, logger=LibrdkafkaLog()
             )
         except KafkaException as exception:
             raise unavailable(exception) from None
+
+    @property
+    def topic(self) -> Topic | None:
+        """The topic as it was lately, None as long as that is not known."""
+        return self._watch.look()
 
     def is_ready(self) -> bool:
         """Return whether events may be sent: the topic is there. Raises KafkaUnavailable."""

@@ -53,6 +53,11 @@ class ChangeReader:
         self._forked_epoch: str | None = None
         self.has_begun = False
 
+    @property
+    def head(self) -> Head:
+        """The head as it was last seen."""
+        return self._head
+
     def begin(self, published: int) -> int:
         """Read on after *published*, after the head if that is lower, or after what is no longer kept if that is
         higher, and return which. Raises

@@ -18,13 +18,15 @@ from collections.abc import Callable
 import structlog
 
 from traffic_manager.errors import TrafficManagerError
+from traffic_manager.events.audience import Audience
 from traffic_manager.events.delivery import EventProducer, KafkaUnavailable
 from traffic_manager.events.reader import ChangeLog, ChangeReader, HistoryForked
+from traffic_manager.events.retelling import Retelling
 from traffic_manager.events.shift import PATIENCE_S, Shift
 from traffic_manager.events.tenure import TTL_S, LeaseLost, Tenure
 from traffic_manager.events.trouble import Trouble
 from traffic_manager.monitoring.metrics import Metrics
-from traffic_manager.routing.ports import RELAY_LEASE, Leases
+from traffic_manager.routing.ports import RELAY_LEASE, Head, Leases
 
 # How long a released lease lies about at most.
 _CANDIDATE_S = (0.4, 0.9)
@@ -37,14 +39,15 @@ log = structlog.get_logger(__name__)
 
 
 class Relay:
-    """Relays on a thread of its own. *feed* and the producers that *connect* makes are for that thread alone.
-    *holder* names this process in the lease, for people. *clock* counts seconds and never jumps."""
+    """Relays on a thread of its own. *feed*, the producers that *connect* makes and what *retell* makes are for that
+    thread alone. *holder* names this process in the lease, for people. *clock* counts seconds and never jumps."""
 
     def __init__(
         self,
         leases: Leases,
         feed: ChangeLog,
         connect: Callable[[], EventProducer],
+        retell: Callable[[Head], Retelling],
         metrics: Metrics,
         holder: str,
         clock: Callable[[], float] = time.monotonic,
@@ -52,6 +55,7 @@ class Relay:
         self._leases = leases
         self._reader = ChangeReader(feed)
         self._connect = connect
+        self._retell = retell
         self._metrics = metrics
         self._holder = holder
         self._clock = clock
@@ -118,8 +122,10 @@ class Relay:
         if lease is None:
             return _between(_CANDIDATE_S)
         tenure = Tenure(self._leases, lease, self._clock, began)
+        audience = Audience(tenure, self._retell, self._metrics)
+        troubles = self._database, self._kafka
         self._shift = Shift(
-            tenure, self._reader, self._connect, self._metrics, self._database, self._kafka, self._clock
+            tenure, self._reader, self._connect, self._metrics, *troubles, self._clock, audience
         )
         self._metrics.tm_relay_is_leader.set(1)
         log.info("relay_leads", token=lease.token, published=lease.published_revision)

@@ -1,4 +1,4 @@
-"""Sends events again that were sent before, or set aside: `traffic-manager relay replay`.
+"""Sends events again that were sent before, or set aside: `traffic-manager relay replay`, and `relay retell`.
 
 Beside the relay and without its lease. Consumers keep the newest event of each route (docs/events.md), so what comes
 again late changes nothing for them, and what they missed comes at last.
@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from traffic_manager.errors import StartRefused
+from traffic_manager.events.audience import ASKED, Audience
 from traffic_manager.events.delivery import EventProducer, KafkaUnavailable
 from traffic_manager.events.reader import ChangeLog, ChangeReader
+from traffic_manager.events.retelling import Retelling
 from traffic_manager.events.shift import PATIENCE_S, Shift
 from traffic_manager.events.trouble import Trouble
 from traffic_manager.monitoring.metrics import Metrics
+from traffic_manager.routing.ports import Head, Telling
 
 _RETRY_S = 1.0
 
@@ -64,6 +67,27 @@ def replay(
     return Replayed(place.upto, place.refused)
 
 
+def retell(
+    log: ChangeLog,
+    routes: Callable[[Head], Retelling],
+    connect: Callable[[], EventProducer],
+    metrics: Metrics,
+) -> Sequence[int]:
+    """Tell all routes again as they are now, and those as deleted that consumers hold and nobody has. Return the
+    revisions of events that were refused. Raises KafkaUnavailable, SourceUnavailable."""
+    place = _Place(log.pulse(0).head.revision)
+    asked = _Asked()
+    clock = time.monotonic
+    troubles = Trouble("database", clock), Trouble("kafka", clock)
+    audience = Audience(asked, routes, metrics)
+    shift = Shift(place, ChangeReader(log), connect, metrics, *troubles, clock, audience)
+    try:
+        _run(shift, lambda: asked.is_told)
+    finally:
+        shift.close()
+    return place.refused
+
+
 def _run(shift: Shift, is_done: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not is_done():
@@ -98,3 +122,15 @@ class _Place:
 
     def end(self) -> None:
         """Nothing to release."""
+
+
+class _Asked:
+    """Has it all told, once."""
+
+    is_told = False
+
+    def telling(self) -> Telling:
+        return ASKED
+
+    def told(self, _telling: Telling) -> None:
+        self.is_told = True

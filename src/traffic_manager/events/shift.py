@@ -12,8 +12,10 @@ from typing import Protocol
 
 import structlog
 
+from traffic_manager.events.audience import Audience
 from traffic_manager.events.delivery import Delivery, EventProducer, Failure, KafkaUnavailable
 from traffic_manager.events.reader import ChangeReader
+from traffic_manager.events.retelling import EpochLeft, Retelling
 from traffic_manager.events.trouble import Trouble
 from traffic_manager.events.waves import Outgoing, Waves
 from traffic_manager.monitoring.metrics import Metrics
@@ -56,7 +58,7 @@ class Place(Protocol):
 
 class Shift:
     """Sends changes from the checkpoint on, as long as *tenure* lasts. *database* and *kafka* are told when
-    their troubles are over."""
+    their troubles are over. *audience* None: nothing is told again by itself."""
 
     def __init__(
         self,
@@ -67,8 +69,10 @@ class Shift:
         database: Trouble,
         kafka: Trouble,
         clock: Callable[[], float],
+        audience: Audience | None = None,
     ) -> None:
         self._tenure = tenure
+        self._audience = audience
         self._reader = reader
         self._connect = connect
         self._metrics = metrics
@@ -77,6 +81,7 @@ class Shift:
         self._clock = clock
         self._producer: EventProducer | None = None
         self._waves: Waves | None = None
+        self._is_retelling = False  # the waves are of no part of the log, and move no checkpoint
         self._wave_size: int | None = None
         self._published = self._done = 0
         self._checkpoint_at = self._heard_at = clock()
@@ -95,7 +100,7 @@ class Shift:
         producer = self._producer = self._producer or self._connect()
         if not producer.is_ready():
             return _NOT_READY_S
-        self._waves = self._waves or self._read()
+        self._waves = self._waves or self._read(producer)
         return self._send(self._waves, producer) if self._waves else self._idle(producer)
 
     def finish(self, deadline: float) -> None:
@@ -118,7 +123,7 @@ class Shift:
         """Drop all that was read, because the history has forked, and start from its own checkpoint."""
         self._waves = None
         self._drop_producer()
-        self._reader.forget()
+        self._forget()
 
     def close(self) -> None:
         """Let go of everything; the next one may have the lease. Never raises."""
@@ -126,14 +131,14 @@ class Shift:
         with suppress(Exception):
             self._drop_producer()
         with suppress(Exception):
-            self._reader.forget()
+            self._forget()
         with suppress(Exception):
             self._tenure.end()
 
     @property
     def _acknowledged(self) -> int:
         """The revision that a checkpoint may move to."""
-        return self._waves.acknowledged_upto if self._waves else self._done
+        return self._waves.acknowledged_upto if self._waves and not self._is_retelling else self._done
 
     def _begin(self) -> None:
         """Find the place to go on from. A checkpoint beyond the head is of a history that is gone; it is moved
@@ -147,10 +152,29 @@ class Shift:
         self._published, self._done = published, position
         self._database.over()
 
-    def _read(self) -> Waves | None:
-        waves = self._reader.read()
+    def _read(self, producer: EventProducer) -> Waves | None:
+        retelling = self._audience and self._audience.retelling(self._reader.head, producer.topic)
+        self._is_retelling = retelling is not None
+        waves = self._read_again(retelling) if retelling else self._reader.read()
         self._database.over()
         return waves
+
+    def _read_again(self, retelling: Retelling) -> Waves | None:
+        assert self._audience is not None  # noqa: S101 it asks for this
+        try:
+            waves = retelling.read()
+        except EpochLeft:
+            self._forget()
+            return None
+        if waves is None:
+            self._audience.told()
+        return waves
+
+    def _forget(self) -> None:
+        """Give up the place in the log, and what is being told again."""
+        self._reader.forget()
+        if self._audience:
+            self._audience.forget()
 
     def _idle(self, producer: EventProducer) -> float:
         producer.wait(0)  # else librdkafka's log lines and errors pile up
@@ -165,7 +189,7 @@ class Shift:
             self._heard_at = self._clock()
         is_rejected = bool(waves.in_flight) and self._exchange(waves, producer)
         if waves.is_complete:
-            self._done = waves.acknowledged_upto
+            self._done = self._acknowledged
             self._waves = self._wave_size = None
             self._rejected.clear()
         return _REJECTED_S if is_rejected else 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from traffic_manager.errors import TrafficManagerError
-from traffic_manager.routing.ports import Lease, Leases
+from traffic_manager.routing.ports import Lease, Leases, Telling
 
 TTL_S = 10.0
 RENEW_S = 3.0
@@ -55,6 +55,15 @@ class Tenure:
         """Record that the event of *revision* is not published. Raises as `publish` does."""
         if not self._leases.set_aside(self._lease, revision, reason):
             raise LeaseLost("another took over: setting an event aside was refused")
+
+    def telling(self) -> Telling:
+        """Return what all routes were told of. Raises SourceUnavailable."""
+        return self._leases.telling(self._lease.name)
+
+    def told(self, telling: Telling) -> None:
+        """Record that all routes were told of this. Raises as `publish` does."""
+        if not self._leases.told(self._lease, telling):
+            raise LeaseLost("another took over: what it was told was refused")
 
     def end(self) -> None:
         """Let the next one have the lease at once. Raises SourceUnavailable; then it waits for the TTL."""

@@ -79,6 +79,15 @@ class PollOutcome(StrEnum):
     FAILED = "failed"
 
 
+class RetellingReason(StrEnum):
+    """Why all routes are told to Kafka again."""
+
+    NEW_EPOCH = "new-epoch"
+    OTHER_TOPIC = "other-topic"
+    OTHER_PARTITIONS = "other-partitions"
+    ASKED_FOR = "asked-for"
+
+
 class Metrics:
     """The metrics of worker number *worker*, in this process or in *directory*. Attributes bear the metrics'
     names. *monotonic*: seconds on a clock that all processes of this machine share."""
@@ -245,6 +254,9 @@ class Metrics:
             "tm_events_set_aside",
             "Events that Kafka refused for good and that wait to be replayed.",
             "livemax",
+        )
+        self.tm_retellings_total = self._counter(
+            "tm_retellings_total", "Times that all routes were told to Kafka again.", reason=RetellingReason
         )
         self.tm_relay_is_leader = self._gauge(
             "tm_relay_is_leader", "Workers of this server that hold the relay's lease.", "livesum"

@@ -308,6 +308,16 @@ class Lease:
     published_revision: int
 
 
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What all routes were told of: up to which epoch, and in which *topic*, by Kafka's id of it, of how many
+    *partitions* then; None: not known yet."""
+
+    epoch_number: int
+    topic: str | None = None
+    partitions: int | None = None
+
+
 class Leases(Protocol):
     """Rows of the database that one holder at a time can have; the database's clock alone decides."""
 
@@ -324,6 +334,12 @@ class Leases(Protocol):
     def set_aside(self, lease: Lease, revision: int, reason: str) -> bool:
         """Record that the event of *revision* cannot be published, and why. False if the lease is no longer
         ours."""
+
+    def telling(self, name: str) -> Telling:
+        """Return what all routes were told of."""
+
+    def told(self, lease: Lease, telling: Telling) -> bool:
+        """Record that all routes were told of this. False if the lease is no longer ours."""
 
     def release(self, lease: Lease) -> None:
         """Let the next one have it at once; nothing if it is no longer ours."""
