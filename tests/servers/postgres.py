@@ -78,10 +78,14 @@ class PostgresServer(Server):
 
     def psql(self, statement: str, database: str = "postgres") -> str:
         """Return what psql prints for *statement*, unaligned. Raises RuntimeError with psql's own message."""
+        return self.run("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", statement, database=database)
+
+    def run(self, program: str, *arguments: str, database: str) -> str:
+        """Return what one of PostgreSQL's own programs prints. Raises RuntimeError with its message."""
         connection = {"PGHOST": self.host, "PGPORT": str(self.port), "PGUSER": self.user}
         secret = {"PGPASSWORD": self.password, "PGDATABASE": database, "PGCONNECT_TIMEOUT": "2"}
         done = subprocess.run(
-            [self._programs() / "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-c", statement],
+            [self._programs() / program, *arguments],
             env=_without_postgres_variables() | connection | secret,
             capture_output=True,
             text=True,
