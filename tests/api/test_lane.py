@@ -193,6 +193,21 @@ def test_every_change_of_the_table_is_seen_at_once(twins: Twins) -> None:
         twins.serve(*tables[0])
 
 
+def test_each_answer_counts_as_a_use_in_a_bounded_mirror(twins: Twins) -> None:
+    """Else the route that all ask for would be the first to go."""
+    versions = [f"v{n}" for n in range(twins.mirror.max_routes)]
+    try:
+        twins.serve({version: Entry(URL, 5) for version in versions}, beyond=1)
+        asked = [a_request(target_of(version=version)) for version in (*versions, versions[0])]
+        assert twins.lane.exchange(b"".join(asked)).count(b" 200 OK\r\n") == len(asked)
+        twins.mirror.recent.put("another", Entry(URL, 6))
+        hot, next_to_go = ("/".join(a_key(version=version).values()) for version in versions[:2])
+        assert twins.mirror.recent.get(hot) is not None
+        assert twins.mirror.recent.get(next_to_go) is None
+    finally:
+        twins.serve({"v2": Entry(URL, 5), "strange": Entry(URL, 6)})
+
+
 def test_a_fork_that_keeps_its_epoch_is_seen_at_once(twins: Twins) -> None:
     """As while the database, restored, is still read-only: then one epoch has one revision twice."""
     question = a_request(target_of())

@@ -141,10 +141,12 @@ class Twins:
         self.lane = Twin(parts, lambda parts: partial(LaneConnection, Lane(parts), parts.metrics))
         self.documented = Twin(parts, lambda parts: partial(Connection, parts.metrics))
 
-    def serve(self, entries: dict[str, Entry], head: Head = HEAD, *, is_fork: bool = False) -> None:
-        """Let the mirror hold *entries*, by their versions."""
+    def serve(
+        self, entries: dict[str, Entry], head: Head = HEAD, *, is_fork: bool = False, beyond: int = 0
+    ) -> None:
+        """Let the mirror hold *entries*, by their versions; with routes *beyond* them it is bounded."""
         by_key = {"/".join(a_key(version=version).values()): entry for version, entry in entries.items()}
-        self.mirror.load(Table(head, b"", by_key, [], 0), is_other_history=is_fork)
+        self.mirror.load(Table(head, b"", by_key, [], 0, beyond), is_other_history=is_fork)
 
     def answers(self, *parts: bytes) -> tuple[bytes, bytes]:
         """Return what both answer to the same bytes, comparably; the lane gets them in *parts*."""
