@@ -246,6 +246,26 @@ async def test_sink_takes_what_comes_while_its_watcher_waits_and_wakes_nobody() 
         assert revisions(await task) == [3]
 
 
+@on_a_loop
+async def test_sink_that_fails_keeps_nobody_else_from_being_told() -> None:
+    watchers = some_watchers()
+
+    def failing(_page: Page) -> bool:
+        raise RuntimeError("a bug")
+
+    with (
+        watchers.watching(NameFilter(service="first"), after=0) as first,
+        watchers.watching(NameFilter(service="second"), after=0) as second,
+    ):
+        first.sink = failing
+        tasks = [await waiting(watcher, timeout_s=60.0) for watcher in (first, second)]
+        with pytest.raises(RuntimeError):
+            watchers.applied(a_slice(*of("first", 1), *of("second", 2)))
+        assert revisions(await asyncio.wait_for(tasks[1], 5.0)) == [2]
+        watchers.close()
+        await tasks[0]
+
+
 class Reader:
     """Reads a watcher as a stream does: by its sink while it waits, and by pages."""
 

@@ -234,10 +234,12 @@ class Watchers:
         return [(self._groups[asked][names], matching) for (asked, names), matching in found.items()]
 
     def _wake_some(self) -> None:
-        for _ in range(min(_WAKE_AT_ONCE, len(self._to_wake))):
-            self._to_wake.popleft().deliver()
-        if self._to_wake:
-            asyncio.get_running_loop().call_soon(self._wake_some)
+        try:
+            for _ in range(min(_WAKE_AT_ONCE, len(self._to_wake))):
+                self._to_wake.popleft().deliver()
+        finally:  # a bug in one delivery must not leave the others, and all that come, unwoken
+            if self._to_wake:
+                asyncio.get_running_loop().call_soon(self._wake_some)
 
     def add(self, watcher: Watcher) -> None:
         """Tell it from now on. Raises TooManyWatchers."""
