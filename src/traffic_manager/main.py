@@ -15,6 +15,7 @@ from pathlib import Path
 
 import structlog
 
+from traffic_manager import failpoints
 from traffic_manager.api.server import FINISH_S, bind
 from traffic_manager.config.settings import Settings
 from traffic_manager.db.migrate import check_schema, migrate
@@ -45,6 +46,7 @@ log = structlog.get_logger(__name__)
 def serve(settings: Settings, log_writer: LogWriter, *, migrate_first: bool = False) -> int:
     """Run the server until SIGTERM or Ctrl-C and return its exit code. Raises StartRefused."""
     settings.check_serving()
+    failpoints.arm(os.environ, is_development=settings.app.is_development)
     if settings.db.is_postgres:
         return _serve(settings, log_writer, migrate_first)
     lock = FileLock(settings.db.path)
@@ -173,6 +175,7 @@ def run_relay(settings: Settings) -> int:
     """Send changes to Kafka until SIGTERM or Ctrl-C and return the exit code. Raises StartRefused."""
     if not settings.kafka.bootstrap_servers:
         raise StartRefused("KAFKA_BOOTSTRAP_SERVERS: must be set to relay")
+    failpoints.arm(os.environ, is_development=settings.app.is_development)
     _check_database(settings)
     # Before any thread starts, so that none of them takes a signal: a handler that set an event could meet
     # this thread inside that event's lock.

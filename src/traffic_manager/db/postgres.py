@@ -19,6 +19,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
 
+from traffic_manager import failpoints
 from traffic_manager.config.settings import DbSettings
 from traffic_manager.db.breaker import Breaker, Dialling
 from traffic_manager.db.lender import Lender
@@ -226,6 +227,7 @@ class PostgresChange:
         # Not inside the transaction: there the hint would make all commits of the cluster wait for each other. What
         # is committed stays so if it fails.
         hint = Command(_HINT, {"revision": upto})
+        failpoints.reach("write.before_commit")
         try:
             results = self._trip([*(_as_command(write) for write in writes), _COMMIT], hint)
         except psycopg.Error as error:
@@ -234,6 +236,7 @@ class PostgresChange:
             raise  # the server's own word: it has not committed
         if results[-2].command_status != b"COMMIT":
             raise SourceUnavailable("the database rolled the change back")
+        failpoints.reach("write.after_commit")
 
     def _trip(self, commands: list[Command], afterwards: Command | None = None) -> list[PGresult]:
         for _ in commands:

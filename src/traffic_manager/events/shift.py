@@ -12,6 +12,7 @@ from typing import Protocol
 
 import structlog
 
+from traffic_manager import failpoints
 from traffic_manager.events.audience import Audience
 from traffic_manager.events.delivery import Delivery, EventProducer, Failure, KafkaUnavailable
 from traffic_manager.events.reader import ChangeReader
@@ -184,9 +185,12 @@ class Shift:
 
     def _send(self, waves: Waves, producer: EventProducer) -> float:
         """Send the next wave or wait for the one under way; return how long to pause then."""
-        for outgoing in waves.next_wave(self._wave_size):
-            producer.send(outgoing.revision, outgoing.event)
-            self._heard_at = self._clock()
+        if wave := waves.next_wave(self._wave_size):
+            failpoints.reach("relay.before_send")
+            for outgoing in wave:
+                producer.send(outgoing.revision, outgoing.event)
+                self._heard_at = self._clock()
+            failpoints.reach("relay.after_send")
         is_rejected = bool(waves.in_flight) and self._exchange(waves, producer)
         if waves.is_complete:
             self._done = self._acknowledged
@@ -255,7 +259,9 @@ class Shift:
 
     def _checkpoint(self) -> None:
         if self._acknowledged != self._published:
+            failpoints.reach("relay.before_checkpoint")
             self._tenure.publish(self._acknowledged)
+            failpoints.reach("relay.after_checkpoint")
             self._published = self._acknowledged
             self._checkpoint_at = self._clock()
             self._database.over()
