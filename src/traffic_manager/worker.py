@@ -217,7 +217,7 @@ class Worker:
             return None
         from traffic_manager.cache.route_cache import RedisRouteCache
 
-        return RedisRouteCache(self._redis, self._settings.cache, self._rejected)
+        return RedisRouteCache(self._redis, self._settings.cache, self._rejected, self._settings.pepper)
 
     def _rejected(self, reason: str) -> None:
         self._metrics.tm_cache_rejected_total.labels(reason).inc()

@@ -29,8 +29,9 @@ NAME = f"tm:{SCHEMA}:{a_key()}"
 class Caches:
     """Makes caches, Redis's with its client open while a scenario runs."""
 
-    def __init__(self, to: RedisSettings | None) -> None:
+    def __init__(self, to: RedisSettings | None, pepper: bytes | None = None) -> None:
         self._to = to
+        self._pepper = pepper
         self.rejected: list[str] = []
 
     def run(self, scenario: Callable[[RouteCache], Awaitable[Result]]) -> Result:
@@ -42,7 +43,7 @@ class Caches:
             return await scenario(MemoryCache())
         client = RedisClient(self._to)
         try:
-            return await scenario(RedisRouteCache(client, TTLS, self.rejected.append))
+            return await scenario(RedisRouteCache(client, TTLS, self.rejected.append, self._pepper))
         finally:
             await client.close()
 
@@ -206,3 +207,43 @@ def test_damaged_entry_is_a_miss_or_what_it_says(
     if entry is not None:
         assert entry.revision <= entry.as_of
         assert orjson.loads(value)[2] == str(a_key())
+
+
+PEPPER = b"a pepper of at least thirty-two characters"
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("entry", [FOUND, ABSENT])
+def test_signed_entry_comes_back_as_it_was_put(redis_settings: RedisSettings, entry: CachedRoute) -> None:
+    caches = Caches(redis_settings, PEPPER)
+
+    async def put_and_get(cache: RouteCache) -> CachedRoute | None:
+        await cache.put(a_key(), entry)
+        return await cache.get(a_key())
+
+    assert (caches.run(put_and_get), caches.rejected) == (entry, [])
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("signer", [None, b"another pepper of thirty-two characters"])
+def test_entry_that_is_not_signed_with_our_pepper_is_a_miss_and_counted(
+    redis_settings: RedisSettings, signer: bytes | None
+) -> None:
+    Caches(redis_settings, signer).run(lambda cache: cache.put(a_key(), FOUND))
+    caches = Caches(redis_settings, PEPPER)
+    assert caches.run(lambda cache: cache.get(a_key())) is None
+    # Without a signature the end of the entry is taken for one.
+    assert caches.rejected == ["signature" if signer else "malformed"]
+
+
+@pytest.mark.servers
+def test_signed_entry_with_another_url_is_a_miss_and_counted(
+    redis_settings: RedisSettings, raw_redis: redis.Redis
+) -> None:
+    caches = Caches(redis_settings, PEPPER)
+    caches.run(lambda cache: cache.put(a_key(), FOUND))
+    signed = raw_redis.get(NAME)
+    assert isinstance(signed, bytes)
+    raw_redis.set(NAME, signed.replace(URL.encode(), OTHER_URL.encode()))
+    assert caches.run(lambda cache: cache.get(a_key())) is None
+    assert caches.rejected == ["signature"]

@@ -49,6 +49,7 @@ class CacheRejection(StrEnum):
     MALFORMED = "malformed"  # not something that we wrote
     SCHEMA = "schema"  # of another version of this program
     KEY = "key"  # of another route
+    SIGNATURE = "signature"  # not signed with our pepper
 
 
 class StreamEnd(StrEnum):
