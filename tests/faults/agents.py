@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -148,7 +149,7 @@ class Agents:
         is_change: bool | None = None,
         deleted: RouteKey | None = None,
     ) -> Answer | None:
-        request_id = f"load-{next(self._numbers)}"
+        request_id = f"load-{os.getpid()}-{next(self._numbers)}"
         request = _request(method, path, ("X-Correlation-Id", request_id), body=body)
         began_ns = time.monotonic_ns()
         _line, answer = await self._ask(Kind.WRITE, self._node(), due_s, request)

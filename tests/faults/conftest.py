@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.faults import results
-from tests.faults.scenario import FULL, QUICK, Phases
+from tests.faults.phases import FULL, QUICK, Phases
 from tests.faults.stand import Servers
 from tests.servers import KafkaServer, PostgresServer, RedisServer
 from tests.servers.fixtures import started

@@ -41,10 +41,52 @@ def p99_holds(evidence: Evidence) -> Sequence[str]:
     ]
 
 
+def p99_in_the_first_second(more_s: float) -> Criterion:
+    """Known routes resolve at most *more_s* slower than before while nodes learn what is broken."""
+
+    def judge(evidence: Evidence) -> Sequence[str]:
+        first = [e for e in evidence.since_broken(Kind.KNOWN) if e.due_ns < evidence.times.broken_ns + 1e9]
+        most_s = p99_s(evidence.base(Kind.KNOWN)) + more_s
+        took_s = p99_s(first)
+        return (
+            [f"p99 in the first second: {took_s * 1e3:.1f} ms, not {most_s * 1e3:.1f}"]
+            if took_s > most_s
+            else []
+        )
+
+    return judge
+
+
 def nothing_fails(evidence: Evidence) -> Sequence[str]:
     """Nobody's status changes."""
     failed = [exchange for exchange in evidence.since_broken(*REQUESTS) if exchange.has_failed]
     return [f"{len(failed)} requests failed: {_statuses(failed)}"] if failed else []
+
+
+def reads_do_not_fail(evidence: Evidence) -> Sequence[str]:
+    """No read changes its status, strong ones neither."""
+    reads = (Kind.KNOWN, Kind.UNKNOWN, Kind.CHANGING, Kind.STRONG)
+    failed = [exchange for exchange in evidence.since_broken(*reads) if exchange.has_failed]
+    return [f"{len(failed)} reads failed: {_statuses(failed)}"] if failed else []
+
+
+def nothing_is_flagged(evidence: Evidence) -> Sequence[str]:
+    """Followers see the head all the time."""
+    flagged = [exchange for exchange in evidence.since_broken(*REQUESTS) if exchange.is_flagged]
+    return [f"{len(flagged)} answers had a flag, such as {flagged[0]}"] if flagged else []
+
+
+def writes_succeed(share: float) -> Criterion:
+    """Of the writes that were due while it was broken, *share* are done or refused for a reason of their own."""
+
+    def judge(evidence: Evidence) -> Sequence[str]:
+        asked = evidence.broken(Kind.WRITE)
+        failed = [exchange for exchange in asked if exchange.has_failed]
+        if len(failed) <= len(asked) * (1 - share):
+            return []
+        return [f"{len(failed)} of {len(asked)} writes failed: {_statuses(failed)}"]
+
+    return judge
 
 
 def nodes_stay_ready(evidence: Evidence) -> Sequence[str]:
@@ -97,6 +139,26 @@ def writes_succeed_again(within_s: float) -> Criterion:
             return ["no write was acknowledged after the healing"]
         took_s = (min(later) - evidence.times.healed_ns) / 1e9
         return [f"the first write came {took_s:.1f} s after the healing"] if took_s > within_s else []
+
+    return judge
+
+
+def trouble_ends_within(most_s: float) -> Criterion:
+    """From *most_s* after each restart, measured as `restarted/number`, until the next stop, `stopped/number`,
+    nothing fails."""
+
+    def judge(evidence: Evidence) -> Sequence[str]:
+        calm_from = [at_s + most_s for at_s in evidence.series("restarted")]
+        calm_to = [*evidence.series("stopped")[1:], evidence.times.ended_ns / 1e9]
+        late = [
+            exchange
+            for start_s, end_s in zip(calm_from, calm_to, strict=True)
+            for exchange in evidence.since_broken(*REQUESTS)
+            if exchange.has_failed and start_s < exchange.due_ns / 1e9 and exchange.ended_ns / 1e9 < end_s
+        ]
+        return (
+            [f"{len(late)} failed later than {most_s} s after a restart: {_statuses(late)}"] if late else []
+        )
 
     return judge
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.faults.resources import Used, used_by
@@ -33,16 +33,18 @@ class Times:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that one run shows. *excess*: what the nodes still held too much of ten seconds after the recovery.
-    *findings*: what the fault itself found wrong."""
+    """All that one run shows. *published_revision*: None where nobody publishes. *excess*: what the nodes still held
+    too much of ten seconds after the recovery. *findings*: what the fault itself found wrong. *measured*: what it
+    counted for the criteria."""
 
     times: Times
     ledger: Ledger
     log: History
     told: Sequence[Told]
-    published_revision: int
+    published_revision: int | None
     excess: Sequence[str]
     findings: Sequence[str]
+    measured: Mapping[str, float]
 
     def base(self, *kinds: Kind) -> list[Exchange]:
         """The requests that were due and answered before anything broke."""
@@ -66,6 +68,10 @@ class Evidence:
         """The requests that were due after the healing."""
         return [e for e in self._of(kinds) if e.due_ns >= self.times.healed_ns]
 
+    def series(self, name: str) -> list[float]:
+        """Return what was measured as `name/number`, the smallest first."""
+        return sorted(value for key, value in self.measured.items() if key.startswith(f"{name}/"))
+
     @property
     def recovered_after_s(self) -> float:
         """Seconds from the healing until the last request that failed or was answered with a flag."""
@@ -80,9 +86,11 @@ def gathered(stand: Stand, times: Times, ledger: Ledger, before: Used) -> Eviden
     """Return the evidence of a run that is over, while its nodes still run."""
     excess = _excess(stand, before, times.healed_ns / 1e9 + _SETTLED_S)
     log = history.of_postgres(stand.conninfo)
-    ledger.writes[:0] = stand.ledger.writes
+    ledger.add(stand.ledger)
     published = _published(stand, len(log.changes))
-    return Evidence(times, ledger, log, _told(stand, published), published, excess, stand.findings)
+    return Evidence(
+        times, ledger, log, _told(stand, published), published, excess, stand.findings, stand.measured
+    )
 
 
 def p99_s(exchanges: Sequence[Exchange]) -> float:

@@ -1,25 +1,300 @@
-"""Faults of the database, F01 to F17."""
+"""Faults of PostgreSQL, F01 to F14."""
 
 from __future__ import annotations
 
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+
+import psycopg
+
+from tests.faults.acts import troubled
 from tests.faults.criteria import (
     known_routes_answer,
     nodes_stay_ready,
+    nothing_is_flagged,
     old_answers_are_flagged,
     p99_holds,
+    reads_do_not_fail,
+    trouble_ends_within,
     writes_are_refused,
+    writes_succeed,
     writes_succeed_again,
 )
+from tests.faults.disks import a_small_disk, filled
+from tests.faults.evidence import Evidence
+from tests.faults.proxy import BLACKHOLE, Trouble
 from tests.faults.scenario import Scenario
-from tests.promises.places import killed
+from tests.faults.stand import KNOWN, NODES, Stand
+from tests.promises.caller import Caller
+from tests.promises.crew import a_crew, new_url
+from tests.promises.ledger import Kind
+from tests.promises.oracle import worst_staleness_s
+from tests.promises.places import frozen, killed
+from traffic_manager.db.postgres import REVISION_LOCK
 
-AS_THOUGH_NOTHING_WAS = (known_routes_answer(), p99_holds, nodes_stay_ready)
+READS_GO_ON = (known_routes_answer(), p99_holds, nodes_stay_ready)
+WITHOUT_DATABASE = (*READS_GO_ON, old_answers_are_flagged)
+_WORKERS = 4
+# Of F05: attempts to connect, a second and worker.
+_ATTEMPTS = 2.0
+# Of F07: of each restart's trouble, and between restarts, so that the end of it shows.
+_ERRORS_S = 3.0
+_BETWEEN_S = 4.0
+_PROPAGATED_S = 0.2
+# Of F10: the disk, and what is told to those who write when it is full.
+_DISK_MIB = 24
+_ROOM_S = 30
+_UNPREPARED = {"DB_PREPARE": "false"}
+
+
+@contextmanager
+def _refused(stand: Stand) -> Iterator[None]:
+    """Take all connections that the server has to give."""
+    proxy = stand.proxies["postgres"]
+    with ExitStack() as fillers:
+        with suppress(psycopg.OperationalError):
+            while True:
+                fillers.enter_context(psycopg.connect(stand.conninfo))
+                proxy.cut()
+        opened, began = proxy.opened(), time.monotonic()
+        yield
+        stand.measured["attempts"] = (proxy.opened() - opened) / (time.monotonic() - began)
+
+
+def _few_attempts_to_connect(evidence: Evidence) -> Sequence[str]:
+    """Who cannot connect does not try all the time."""
+    rate = evidence.measured["attempts"] / _WORKERS
+    return [f"{rate:.1f} attempts a second and worker"] if rate > _ATTEMPTS else []
+
+
+@contextmanager
+def _held(stand: Stand, statement: str) -> Iterator[None]:
+    """Hold what *statement* takes, in a transaction of somebody else."""
+    with psycopg.connect(stand.conninfo) as holder:
+        holder.execute(statement)
+        yield
+
+
+@contextmanager
+def _transaction_elsewhere(stand: Stand) -> Iterator[None]:
+    """Leave a transaction open in another database of the same server."""
+    with psycopg.connect(stand.servers.postgres.conninfo("postgres")) as holder:
+        holder.execute("select pg_current_xact_id()")
+        yield
+
+
+def _changes_are_seen_at_once(evidence: Evidence) -> Sequence[str]:
+    """Nothing is read that is older than changes need to get everywhere."""
+    worst_s = worst_staleness_s(evidence.ledger)
+    return [f"an answer was {worst_s:.2f} s behind"] if worst_s > _PROPAGATED_S else []
+
+
+@contextmanager
+def _restarted_in_good_order(stand: Stand) -> Iterator[None]:
+    """Restart PostgreSQL several times, as its administrator does."""
+    for number in range(stand.phases.rounds(2, 5)):
+        stand.measured[f"stopped/{number}"] = time.monotonic()
+        stand.servers.postgres.stop()
+        stand.servers.postgres.start()
+        stand.measured[f"restarted/{number}"] = time.monotonic()
+        time.sleep(_BETWEEN_S)
+    yield
+
+
+@contextmanager
+def _read_only(stand: Stand) -> Iterator[None]:
+    """Let the server take no change, as a standby does."""
+    postgres = stand.servers.postgres
+    postgres.psql("alter system set default_transaction_read_only = on")
+    postgres.psql("select pg_reload_conf()")
+    try:
+        yield
+    finally:
+        postgres.psql(
+            "set default_transaction_read_only = off; alter system reset default_transaction_read_only"
+        )
+        postgres.psql("select pg_reload_conf()")
+
+
+@contextmanager
+def _disk_full(stand: Stand) -> Iterator[None]:
+    """Have the tables on a small disk, and fill it."""
+    postgres = stand.servers.postgres
+    place = postgres.folder / f"disk-{stand.database['DB_NAME']}"
+    with a_small_disk(place, _DISK_MIB, place.parent.stat().st_uid):
+        (place / "space").mkdir()
+        os.chown(place / "space", place.parent.stat().st_uid, -1)
+        stand.ask_database(f"create tablespace small location '{place}/space'")
+        try:
+            _move_tables(stand, "small")
+            with filled(place):
+                yield
+            _move_tables(stand, "pg_default")
+        finally:
+            stand.ask_database("drop tablespace if exists small")
+
+
+def _move_tables(stand: Stand, space: str) -> None:
+    for table in ("routes", "changes"):
+        stand.ask_database(f"alter table {table} set tablespace {space}")
+
+
+def _writes_find_no_room(evidence: Evidence) -> Sequence[str]:
+    """Until the last page is full writes still succeed; then they are refused with the time for people to act."""
+    refused = [e for e in evidence.broken(Kind.WRITE) if e.status == 503]
+    early = [e for e in refused if e.retry_after_s != _ROOM_S]
+    found = [f"{len(early)} refusals ask to come again otherwise: {early[0]}"] if early else []
+    return found if refused else ["no write was refused: was the disk full?"]
+
+
+@contextmanager
+def _bulk_writes_in_adverse_order(stand: Stand) -> Iterator[None]:
+    """Change the same routes in batches, each in another order, from all sides."""
+    with a_crew() as crew:
+        for number in range(2 * NODES):
+            crew.add(_bulk_writer(stand, number))
+        yield
+    found = stand.ask_database("select deadlocks from pg_stat_database where datname = current_database()")
+    if found != "0":
+        stand.findings.append(f"{found} deadlocks")
+
+
+class _BulkWriter:
+    def __init__(self, stand: Stand, number: int) -> None:
+        self._caller = Caller(stand.nodes[number % NODES], stand.ledger)
+        self._random = random.Random(number)
+
+    def __call__(self) -> object:
+        keys = self._random.sample(KNOWN[:60], k=50)
+        return self._caller.batch([{"operation": "put", **key._asdict(), "url": new_url()} for key in keys])
+
+
+def _bulk_writer(stand: Stand, number: int) -> _BulkWriter:
+    return _BulkWriter(stand, number)
+
+
+def _outcomes_are_unknown(evidence: Evidence) -> Sequence[str]:
+    """Whoever lost the answer to a commit is told that nobody knows, and some of those changes are made."""
+    made = {change.correlation_id for change in evidence.log.changes}
+    unknown = [write for write in evidence.ledger.writes if write.is_outcome_unknown]
+    done = sum(write.request_id in made for write in unknown)
+    refused = [e for e in evidence.broken(Kind.WRITE) if e.status != 503]
+    found = [f"{len(refused)} writes were answered as if nothing was: {refused[0]}"] if refused else []
+    return found if done else [*found, f"of {len(unknown)} unknown outcomes none was a success"]
+
 
 SCENARIOS = [
     Scenario(
         "F01",
         "PostgreSQL killed",
         lambda stand: killed(stand.servers.postgres),
-        (*AS_THOUGH_NOTHING_WAS, old_answers_are_flagged, writes_are_refused(2.0), writes_succeed_again(3.0)),
+        (*WITHOUT_DATABASE, writes_are_refused(2.0), writes_succeed_again(3.0)),
+    ),
+    Scenario(
+        "F02",
+        "PostgreSQL frozen",
+        lambda stand: frozen(stand.servers.postgres),
+        (*WITHOUT_DATABASE, writes_are_refused(2.0), writes_succeed_again(3.0)),
+    ),
+    Scenario(
+        "F03",
+        "PostgreSQL 300 ms away",
+        lambda stand: troubled(stand.proxies["postgres"], Trouble(latency_s=0.3)),
+        (*READS_GO_ON, writes_succeed(0.99)),
+        proxied=("postgres",),
+    ),
+    Scenario(
+        "F03/2s",
+        "PostgreSQL 2 s away",
+        lambda stand: troubled(stand.proxies["postgres"], Trouble(latency_s=2.0)),
+        (*READS_GO_ON, writes_are_refused(2.0)),
+        proxied=("postgres",),
+    ),
+    Scenario(
+        "F04",
+        "cut off from PostgreSQL, without a word",
+        lambda stand: troubled(stand.proxies["postgres"], BLACKHOLE),
+        (*WITHOUT_DATABASE, writes_are_refused(2.0), writes_succeed_again(5.0)),
+        proxied=("postgres",),
+    ),
+    Scenario(
+        "F04/answers",
+        "PostgreSQL's answers lost, requests not",
+        lambda stand: troubled(stand.proxies["postgres"], Trouble(holds_answers=True)),
+        (*WITHOUT_DATABASE, writes_are_refused(2.0), writes_succeed_again(5.0)),
+        proxied=("postgres",),
+    ),
+    Scenario(
+        "F05",
+        "PostgreSQL has no connection left",
+        _refused,
+        (*WITHOUT_DATABASE, _few_attempts_to_connect, writes_succeed_again(5.0)),
+        proxied=("postgres",),
+    ),
+    Scenario(
+        "F06",
+        "all writers wait for a lock of somebody else",
+        lambda stand: _held(stand, "lock table routes in exclusive mode"),
+        (*READS_GO_ON, nothing_is_flagged, writes_are_refused(2.0)),
+    ),
+    Scenario(
+        "F07",
+        "PostgreSQL restarted again and again",
+        _restarted_in_good_order,
+        (*READS_GO_ON, trouble_ends_within(_ERRORS_S)),
+        is_momentary=True,
+    ),
+    Scenario(
+        "F09",
+        "PostgreSQL read-only",
+        _read_only,
+        (reads_do_not_fail, p99_holds, nodes_stay_ready, nothing_is_flagged, writes_are_refused(0.1)),
+    ),
+    Scenario(
+        "F10",
+        "PostgreSQL's disk full",
+        _disk_full,
+        (
+            reads_do_not_fail,
+            nodes_stay_ready,
+            nothing_is_flagged,
+            _writes_find_no_room,
+            writes_succeed_again(5.0),
+        ),
+    ),
+    Scenario(
+        "F11",
+        "a transaction left open in another database",
+        _transaction_elsewhere,
+        (*READS_GO_ON, nothing_is_flagged, writes_succeed(1.0), _changes_are_seen_at_once),
+    ),
+    Scenario(
+        "F12",
+        "the revision lock held by somebody else",
+        lambda stand: _held(stand, f"select pg_advisory_xact_lock({REVISION_LOCK})"),
+        (
+            reads_do_not_fail,
+            p99_holds,
+            nothing_is_flagged,
+            writes_are_refused(1.7),
+            writes_succeed_again(6.0),
+        ),
+    ),
+    Scenario(
+        "F13",
+        "bulk writes of the same routes in adverse order",
+        _bulk_writes_in_adverse_order,
+        (known_routes_answer(), nodes_stay_ready),
+    ),
+    Scenario(
+        "F14",
+        "connections cut between a commit and its answer",
+        lambda stand: troubled(stand.proxies["postgres"], Trouble(cut_after=b"commit")),
+        (known_routes_answer(), _outcomes_are_unknown, writes_succeed_again(3.0)),
+        (_UNPREPARED, _UNPREPARED),
+        proxied=("postgres",),
     ),
 ]

@@ -5,27 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from tests.faults.driver import LoadProcess
 from tests.faults.evidence import Evidence, Times, gathered
 from tests.faults.load import Load
+from tests.faults.phases import Phases
 from tests.faults.resources import used_by
 from tests.faults.stand import NODES, Servers, Stand, a_stand
-
-
-@dataclass(frozen=True)
-class Phases:
-    """How long each phase lasts, in seconds."""
-
-    base_s: float
-    fault_s: float
-    recovery_s: float
-
-
-FULL = Phases(10.0, 20.0, 20.0)
-QUICK = Phases(3.0, 8.0, 6.0)
 
 # Breaks something on entry and heals it when the block ends; in between, the load goes on.
 Fault = Callable[[Stand], AbstractContextManager[None]]
@@ -33,14 +22,43 @@ Fault = Callable[[Stand], AbstractContextManager[None]]
 Criterion = Callable[[Evidence], Sequence[str]]
 
 
+class Row(Protocol):
+    """One row of the table of faults that is tried."""
+
+    @property
+    def id(self) -> str:
+        """`F01` and so on."""
+
+    @property
+    def title(self) -> str:
+        """What breaks."""
+
+    @property
+    def criteria(self) -> Sequence[Criterion]:
+        """What the row asks for, beyond the invariants."""
+
+    @property
+    def kills_our_own(self) -> bool:
+        """Whether processes of ours are the victims, so that their health and their memory prove nothing."""
+
+    def run(self, servers: Servers, folder: Path, phases: Phases, seed: int) -> Evidence:
+        """Try it; return what was seen."""
+
+
 def as_it_is(load: Load) -> Load:
     """Leave L0 as it is."""
     return load
 
 
+def balanced(load: Load) -> Load:
+    """Ask as through a load balancer."""
+    return replace(load, is_balanced=True)
+
+
 @dataclass(frozen=True)
 class Scenario:
-    """One row of the table of faults. *settings* are each node's own; *shape* makes another load of L0."""
+    """A row that is tried on two nodes under load. *settings* are each node's own; *shape* makes another load of
+    L0."""
 
     id: str
     title: str
@@ -48,13 +66,16 @@ class Scenario:
     criteria: Sequence[Criterion]
     settings: Sequence[Mapping[str, str]] = field(default=({},) * NODES)
     shape: Callable[[Load], Load] = as_it_is
-    # Whether processes of ours are the victims, so that their health and their memory prove nothing.
+    # What the nodes reach through a proxy: `postgres`, `redis`.
+    proxied: Sequence[str] = ()
     kills_our_own: bool = False
+    # Whether all is done when the fault's context has been entered, so that nothing stays broken.
+    is_momentary: bool = False
 
     def run(self, servers: Servers, folder: Path, phases: Phases, seed: int) -> Evidence:
         """Try it; return what was seen."""
-        with a_stand(servers, folder, self.settings) as stand:
-            load = LoadProcess(self.shape(stand.load(seed)))
+        with a_stand(servers, folder, self.settings, self.proxied, phases, seed) as stand:
+            load = LoadProcess(self.shape(stand.load()))
             try:
                 return self._observe(stand, load, phases)
             finally:
@@ -67,7 +88,7 @@ class Scenario:
         breaks_ns = time.monotonic_ns()
         with self.fault(stand):
             broken_ns = time.monotonic_ns()
-            time.sleep(phases.fault_s)
+            time.sleep(0.0 if self.is_momentary else phases.fault_s)
             heals_ns = time.monotonic_ns()
         healed_ns = time.monotonic_ns()
         time.sleep(phases.recovery_s)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
 from tests.faults.load import Load
+from tests.faults.phases import QUICK, Phases
+from tests.faults.proxy import Proxy
+from tests.monitoring.exposition import values
 from tests.node import Node
 from tests.promises.caller import Caller
 from tests.promises.crew import new_url
@@ -26,7 +29,8 @@ _BATCH = 1000
 # In every URL of a tenant that nobody asks for.
 CANARY = "canary-of-another-tenant"
 _numbers = count(1)
-_SETTINGS = {"API_WORKERS": "2", "DB_POOL_MAX": "6"}
+# Pools that are full from the beginning: what they have more afterwards is a leak.
+_SETTINGS = {"API_WORKERS": "2", "DB_POOL_MIN": "6", "DB_POOL_MAX": "6"}
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,20 @@ class Servers:
 
 @dataclass(frozen=True)
 class Stand:
-    """The place of one run. `ledger` holds what was written before the load began, `findings` what the fault itself
-    finds wrong."""
+    """The place of one run. `ledger` holds what was done beside the load; `findings` what the fault itself finds
+    wrong; `measured` what it counts for the criteria; `failpoints` the folder for them."""
 
     servers: Servers
     database: Mapping[str, str]
     topic: Topic
     nodes: Sequence[Node]
-    ledger: Ledger
-    folder: Path
+    proxies: Mapping[str, Proxy]
+    phases: Phases
+    seed: int
+    failpoints: Path
+    ledger: Ledger = field(default_factory=Ledger)
     findings: list[str] = field(default_factory=list)
+    measured: dict[str, float] = field(default_factory=dict)
 
     @property
     def conninfo(self) -> str:
@@ -60,9 +68,15 @@ class Stand:
         """Return what psql prints for *statement*."""
         return self.servers.postgres.psql(statement, self.database["DB_NAME"])
 
-    def load(self, seed: int) -> Load:
+    def metric(self, node: int, name: str) -> float:
+        """Return the sum of all samples of a metric."""
+        text = Caller(self.nodes[node]).ask("GET", "/metrics").body
+        found = values(text).items()
+        return sum(value for sample, value in found if sample.partition("{")[0] == name)
+
+    def load(self) -> Load:
         """Return L0 on these nodes."""
-        return Load([node.port for node in self.nodes], KNOWN, CHANGING, CANARY.encode(), seed)
+        return a_load(self.nodes, self.seed)
 
 
 KNOWN = [
@@ -72,9 +86,22 @@ CHANGING = [RouteKey.of("team-a", "changing", "prod", f"v{number}") for number i
 _FOREIGN = [RouteKey.of("team-b", f"service-{number}", "prod", "v0") for number in range(40)]
 
 
+def a_load(nodes: Sequence[Node], seed: int) -> Load:
+    """Return L0 on *nodes*."""
+    return Load([node.port for node in nodes], KNOWN, CHANGING, CANARY.encode(), seed)
+
+
 @contextmanager
-def a_stand(servers: Servers, folder: Path, settings: Sequence[Mapping[str, str]]) -> Iterator[Stand]:
-    """Lend a stand whose routes are made and whose nodes are ready; *settings* are each node's own."""
+def a_stand(
+    servers: Servers,
+    folder: Path,
+    settings: Sequence[Mapping[str, str]],
+    proxied: Sequence[str] = (),
+    phases: Phases = QUICK,
+    seed: int = 1,
+) -> Iterator[Stand]:
+    """Lend a stand whose routes are made and whose nodes are ready. *settings* are each node's own; to what is
+    *proxied* they go through a proxy."""
     name = f"fault_{os.getpid()}_{next(_numbers)}"
     with ExitStack() as stack:
         database = servers.postgres.create_database(name)
@@ -83,10 +110,18 @@ def a_stand(servers: Servers, folder: Path, settings: Sequence[Mapping[str, str]
         servers.kafka.create_topic(name)
         topic = Topic(servers.kafka, name)
         stack.callback(topic.close)
+        failpoints = folder / "failpoints"
+        failpoints.mkdir()
         places = {**_SETTINGS, **database, **servers.redis.env(), **servers.kafka.env()}
-        places["KAFKA_ROUTE_EVENTS_TOPIC"] = name
+        places |= {"KAFKA_ROUTE_EVENTS_TOPIC": name, "TM_FAILPOINTS": str(failpoints)}
+        ports = {"postgres": ("DB_PORT", servers.postgres.port), "redis": ("REDIS_PORT", servers.redis.port)}
+        proxies = {}
+        for server in proxied:
+            variable, port = ports[server]
+            proxies[server] = stack.enter_context(closing(Proxy(port)))
+            places[variable] = str(proxies[server].port)
         nodes = [stack.enter_context(a_node(folder, {**places, **own})) for own in settings]
-        stand = Stand(servers, database, topic, nodes, Ledger(), folder)
+        stand = Stand(servers, database, topic, nodes, proxies, phases, seed, failpoints)
         _start(stand)
         yield stand
 
@@ -94,14 +129,14 @@ def a_stand(servers: Servers, folder: Path, settings: Sequence[Mapping[str, str]
 def _start(stand: Stand) -> None:
     first, *others = stand.nodes
     first.start("--migrate")
-    _fill(stand)
+    fill(first, stand.ledger)
     for node in others:
         node.start()
 
 
-def _fill(stand: Stand) -> None:
+def fill(node: Node, ledger: Ledger) -> None:
     """Make all routes, in batches."""
-    caller = Caller(stand.nodes[0], stand.ledger)
+    caller = Caller(node, ledger)
     creations = [{"operation": "create", **key._asdict(), "url": new_url()} for key in KNOWN]
     creations += [
         {"operation": "create", **key._asdict(), "url": f"https://{CANARY}.example.com/"} for key in _FOREIGN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tests.faults.evidence import Evidence, p99_s
-from tests.faults.scenario import Scenario
+from tests.faults.scenario import Row
 from tests.promises.ledger import Kind
 from tests.promises.oracle import Rule, event_violations, violations, worst_staleness_s
 
@@ -14,7 +14,7 @@ _LIVE_SHARE = 0.999
 REQUESTS = (Kind.KNOWN, Kind.UNKNOWN, Kind.CHANGING, Kind.STRONG, Kind.TOKEN, Kind.WRITE)
 
 
-def complaints(scenario: Scenario, evidence: Evidence) -> list[str]:
+def complaints(scenario: Row, evidence: Evidence) -> list[str]:
     """Return all that is wrong, nothing if the run has passed."""
     found = [*_invariants(evidence), *evidence.findings]
     if not scenario.kills_our_own:
@@ -22,13 +22,14 @@ def complaints(scenario: Scenario, evidence: Evidence) -> list[str]:
     return found + [wrong for criterion in scenario.criteria for wrong in criterion(evidence)]
 
 
-def line(scenario: Scenario, evidence: Evidence, found: Sequence[str]) -> str:
+def line(scenario: Row, evidence: Evidence, found: Sequence[str]) -> str:
     """Return the run, in which *found* was wrong, as one row of the table of results."""
     requests = [e for e in evidence.ledger.exchanges if e.kind in REQUESTS]
+    asked = len(requests) or len(evidence.ledger.writes)  # of clients that do not keep to a rate
     lost = [v for v in violations(evidence.log.changes, evidence.ledger) if v.rule is Rule.LOST]
     cells = (
         f"{scenario.id} {scenario.title}",
-        f"{len(requests):,}",
+        f"{asked:,}",
         f"{sum(e.has_failed for e in requests):,}",
         f"{sum(e.is_flagged for e in requests):,}",
         f"{worst_staleness_s(evidence.ledger):.2f} s",
@@ -42,14 +43,15 @@ def line(scenario: Scenario, evidence: Evidence, found: Sequence[str]) -> str:
 
 def _invariants(evidence: Evidence) -> Iterator[str]:
     found = violations(evidence.log.changes, evidence.ledger)
-    published = evidence.log.changes[: evidence.published_revision]
-    found += event_violations(published, evidence.told)
+    head, published = len(evidence.log.changes), evidence.published_revision
+    if published is not None:
+        found += event_violations(evidence.log.changes[:published], evidence.told)
     for rule in Rule:
         broken = [violation.detail for violation in found if violation.rule is rule]
         if broken:
             yield f"not true: {rule}; {len(broken)} times: {'; '.join(broken[:_MOST_SHOWN])}"
-    if evidence.published_revision < len(evidence.log.changes):
-        yield f"published {evidence.published_revision} of {len(evidence.log.changes)} changes"
+    if published is not None and published < head:
+        yield f"published {published} of {head} changes"
     if revision := evidence.log.first_broken_link():
         yield f"the chain is broken at {revision}"
     if failed := [e for e in evidence.base(*REQUESTS) if e.has_failed]:

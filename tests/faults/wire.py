@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from itertools import count
 from typing import cast
@@ -18,7 +19,7 @@ class Line(asyncio.Protocol):
     """One connection to the server on *port*, and so to one worker; one request at a time."""
 
     def __init__(self, port: int) -> None:
-        self.name = f"{port}/load-{next(_numbers)}"
+        self.name = f"{port}/{os.getpid()}-{next(_numbers)}"
         self._received = bytearray()
         self._answer: asyncio.Future[tuple[int, Mapping[str, str], bytes]] | None = None
         self._transport: asyncio.Transport | None = None

@@ -120,6 +120,14 @@ class Ledger:
     # Answers that hold bytes of a tenant who was not asked for.
     leaks: list[bytes] = field(default_factory=list)
 
+    def add(self, other: Ledger) -> None:
+        """Take over all that *other* holds."""
+        self.writes += other.writes
+        self.reads += other.reads
+        self.unanswered += other.unanswered
+        self.exchanges += other.exchanges
+        self.leaks += other.leaks
+
     @property
     def acknowledged(self) -> list[Write]:
         """The writes that were answered with success."""

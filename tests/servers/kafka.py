@@ -74,6 +74,17 @@ class KafkaServer(Server):
         admin = self._admin()  # Kept until the answer is there: without it the request is dropped.
         admin.create_topics([NewTopic(name, partitions)])[name].result(ANSWER_TIMEOUT_S)
 
+    def configure_topic(self, name: str, setting: str, value: str) -> None:
+        """Return when a topic has that setting. Raises KafkaException."""
+        # Late, see `_admin`; from where they are, because the package does not say that it exports them.
+        from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+        from confluent_kafka.admin._resource import ResourceType
+
+        entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
+        admin = self._admin()
+        admin.incremental_alter_configs([resource])[resource].result(ANSWER_TIMEOUT_S)
+
     @property
     def _data(self) -> Path:
         return self.folder / "data"

@@ -1,0 +1,312 @@
+"""Faults of our own processes, F40 to F52."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from resource import RLIMIT_NOFILE, prlimit
+
+import httpx2
+
+from tests.faults.acts import seconds_until, troubled
+from tests.faults.criteria import (
+    known_routes_answer,
+    nodes_stay_ready,
+    nothing_fails,
+    old_answers_are_flagged,
+    p99_holds,
+)
+from tests.faults.evidence import Evidence
+from tests.faults.of_kafka import LEASE_IS_HELD
+from tests.faults.proxy import BLACKHOLE
+from tests.faults.scenario import Criterion, Scenario, balanced
+from tests.faults.stand import NODES, Stand
+from tests.faults.verdict import REQUESTS
+from tests.node import Node
+from tests.promises.ledger import Kind
+from tests.promises.places import frozen, killed, workers_of
+from tests.servers.ports import HOST
+
+_REPLACED_S = 1.0
+# A worker that lived for less than ten seconds is replaced later and later (F42): of four, each lives longer.
+_KILL_EVERY_S = 2.6
+_IN_FLIGHT = 4
+_READY_WITHOUT_DATABASE_S = 3.0
+_READY_WITH_DATABASE_S = 2.0
+_EXIT_S = 30.0
+_HANDED_OVER_S = 1.0
+# Until every client's probe has seen that the node is ready.
+_SEEN_S = 0.5
+_WEDGED_S = 15.0
+_START_S = 5.0
+# For each node, beside the load of the table.
+_START_STATEMENTS = 21
+_FILES = 256
+_DRAINING = {"DRAIN_SECONDS": "1"}
+
+
+@contextmanager
+def _workers_killed(stand: Stand) -> Iterator[None]:
+    kills = stand.phases.rounds(4, 50)
+    for _ in range(kills):
+        began = time.monotonic()
+        _kill_the_oldest(stand)
+        time.sleep(max(0.0, began + _KILL_EVERY_S - time.monotonic()))
+    stand.measured["kills"] = kills
+    yield
+
+
+def _kill_the_oldest(stand: Stand) -> None:
+    """Kill the worker that has lived longest, and see that it is replaced."""
+    node, victim = min(
+        ((node, pid) for node in stand.nodes for pid in workers_of(node)), key=lambda found: _born(found[1])
+    )
+    others = set(workers_of(node)) - {victim}
+    os.kill(victim, signal.SIGKILL)
+    took_s = seconds_until(lambda: set(workers_of(node)) - others - {victim}, _REPLACED_S)
+    if took_s >= _REPLACED_S:
+        stand.findings.append(f"worker {victim} was not replaced in {took_s:.1f} s")
+
+
+def _born(pid: int) -> int:
+    """Return when a process began, in the kernel's ticks; far in the future if it has ended."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return 2**63
+
+
+def _only_what_was_in_flight_fails(evidence: Evidence) -> Sequence[str]:
+    failed = [exchange for exchange in evidence.since_broken(*REQUESTS) if exchange.has_failed]
+    most = int(evidence.measured["kills"]) * _IN_FLIGHT
+    return [f"{len(failed)} requests failed, not {most}: {failed[0]}"] if len(failed) > most else []
+
+
+@contextmanager
+def _started_without_database(stand: Stand) -> Iterator[None]:
+    """Start a node that has a snapshot while the database is away."""
+    node = stand.nodes[0]
+    node.stop()
+    with killed(stand.servers.postgres):
+        node.start(wait_ready=False)
+        took_s = seconds_until(node.is_ready, 10.0)
+        if took_s > _READY_WITHOUT_DATABASE_S:
+            stand.findings.append(f"the node was ready after {took_s:.1f} s")
+        yield
+
+
+@contextmanager
+def _started_with_nothing(stand: Stand) -> Iterator[None]:
+    """Start a node that has no snapshot while the database is away; it is ready soon after the database is."""
+    node = stand.nodes[0]
+    node.stop()
+    with killed(stand.servers.postgres):
+        node.start(wait_ready=False)
+        if seconds_until(lambda: _is_alive(node), 10.0) >= 10.0:
+            stand.findings.append("the node does not say that it lives")
+        yield
+        if node.is_ready():
+            stand.findings.append("the node says that it is ready, and has no table")
+        if "worker_died" in node.log():
+            stand.findings.append("a worker died for want of a database")
+    took_s = seconds_until(node.is_ready, 10.0)
+    if took_s > _READY_WITH_DATABASE_S:
+        stand.findings.append(f"the node was ready {took_s:.1f} s after the database")
+
+
+def _is_alive(node: Node) -> bool:
+    with suppress(httpx2.HTTPError), node.client(1.0) as client:
+        return client.get("/health/live").status_code == 200
+    return False
+
+
+@contextmanager
+def _restarted_in_turn(stand: Stand) -> Iterator[None]:
+    """Restart one node after the other."""
+    for _ in range(stand.phases.rounds(2, 50)):
+        for node in stand.nodes:
+            time.sleep(_SEEN_S)
+            began = time.monotonic()
+            code = node.stop(_EXIT_S)
+            if code != 0:
+                stand.findings.append(f"exit code {code} after {time.monotonic() - began:.1f} s")
+            _see_a_relay(stand)
+            node.start()
+    time.sleep(_SEEN_S)
+    yield
+
+
+def _see_a_relay(stand: Stand) -> None:
+    """See that somebody relays: who has just stopped does not, and has told so."""
+    took_s = seconds_until(lambda: stand.ask_database(LEASE_IS_HELD), 3 * _HANDED_OVER_S)
+    if took_s > _HANDED_OVER_S:
+        stand.findings.append(f"nobody had the relay's lease for {took_s:.1f} s")
+
+
+@contextmanager
+def _wedged(stand: Stand) -> Iterator[None]:
+    """Stop a worker for good, as a deadlock would; it is replaced, and the node lives on meanwhile."""
+    node = stand.nodes[0]
+    victim, *others = workers_of(node)
+    os.kill(victim, signal.SIGSTOP)
+    took_s = seconds_until(lambda: set(workers_of(node)) - {victim, *others}, 2 * _WEDGED_S)
+    if took_s > _WEDGED_S:
+        stand.findings.append(f"a wedged worker was replaced after {took_s:.1f} s")
+    yield
+
+
+def _node_lives_on(evidence: Evidence) -> Sequence[str]:
+    samples = evidence.since_broken(Kind.LIVE)
+    failed = [sample for sample in samples if sample.has_failed]
+    return [f"{len(failed)} of {len(samples)} probes failed: {failed[0]}"] if failed else []
+
+
+@contextmanager
+def _bad_row(stand: Stand) -> Iterator[None]:
+    """Leave a row that breaks the rules in the table, and start all nodes again without what they knew."""
+    stand.ask_database("update routes set url = 'garbage' where service = 'service-0' and tenant = 'team-b'")
+    for node in stand.nodes:
+        node.kill()
+    for node in stand.nodes:
+        node.start()
+    for number in range(len(stand.nodes)):
+        _see_bad_row(stand, number)
+    yield
+
+
+def _see_bad_row(stand: Stand, node: int) -> None:
+    if seconds_until(lambda: stand.metric(node, "tm_bad_row_total"), 5.0) >= 5.0:
+        stand.findings.append(f"node {node} has not counted the bad row")
+
+
+@contextmanager
+def _all_killed_and_started(stand: Stand) -> Iterator[None]:
+    """Start all nodes at the same time, and see what that costs the database."""
+    for node in stand.nodes:
+        node.kill()
+    for node in stand.nodes:
+        node.start(wait_ready=False)
+    took_s = seconds_until(lambda: all(node.is_ready() for node in stand.nodes), 3 * _START_S)
+    if took_s > _START_S:
+        stand.findings.append(f"all nodes were ready after {took_s:.1f} s")
+    asked = sum(stand.metric(number, "db_queries_total") for number in range(len(stand.nodes)))
+    if asked > _START_STATEMENTS * len(stand.nodes):
+        stand.findings.append(f"starting took {asked:.0f} statements")
+    yield
+
+
+@contextmanager
+def _few_files(stand: Stand) -> Iterator[None]:
+    """Let every worker have few open files, and hold more connections than that."""
+    workers = [pid for node in stand.nodes for pid in workers_of(node)]
+    before = {pid: prlimit(pid, RLIMIT_NOFILE) for pid in workers}
+    with ExitStack() as idle:
+        for pid in workers:
+            prlimit(pid, RLIMIT_NOFILE, (_FILES, before[pid][1]))
+        for node in stand.nodes:
+            for _ in range(2 * _FILES):
+                idle.enter_context(socket.create_connection((HOST, node.port), timeout=2.0))
+        yield
+    for pid in workers:
+        prlimit(pid, RLIMIT_NOFILE, before[pid])
+
+
+def _answered_again_within(most_s: float) -> Criterion:
+    def judge(evidence: Evidence) -> Sequence[str]:
+        took_s = evidence.recovered_after_s
+        return [f"the last failure was {took_s:.1f} s after"] if took_s > most_s else []
+
+    return judge
+
+
+@contextmanager
+def _cut_from_everything(stand: Stand) -> Iterator[None]:
+    """Leave nodes with nothing but their clients."""
+    with (
+        troubled(stand.proxies["postgres"], BLACKHOLE),
+        troubled(stand.proxies["redis"], BLACKHOLE),
+        frozen(stand.servers.kafka),
+    ):
+        yield
+
+
+SCENARIOS = [
+    Scenario(
+        "F40",
+        "workers killed again and again",
+        _workers_killed,
+        (_only_what_was_in_flight_fails,),
+        kills_our_own=True,
+        is_momentary=True,
+    ),
+    Scenario(
+        "F44",
+        "started without a database, with a snapshot",
+        _started_without_database,
+        (known_routes_answer(1.0), old_answers_are_flagged),
+        ({**_DRAINING}, {}),
+        balanced,
+        kills_our_own=True,
+    ),
+    Scenario(
+        "F45",
+        "started without a database and without a snapshot",
+        _started_with_nothing,
+        (known_routes_answer(1.0),),
+        ({**_DRAINING, "SNAPSHOT_PATH": "off"}, {}),
+        balanced,
+        kills_our_own=True,
+    ),
+    Scenario(
+        "F46",
+        "rolling restarts",
+        _restarted_in_turn,
+        (nothing_fails,),
+        (_DRAINING, _DRAINING),
+        balanced,
+        kills_our_own=True,
+        is_momentary=True,
+    ),
+    Scenario(
+        "F41",
+        "a worker wedged",
+        _wedged,
+        (_node_lives_on,),
+        kills_our_own=True,
+        is_momentary=True,
+    ),
+    Scenario(
+        "F42",
+        "a row of garbage in the table when all nodes start",
+        _bad_row,
+        (),
+        ({"SNAPSHOT_PATH": "off"},) * NODES,
+        kills_our_own=True,
+        is_momentary=True,
+    ),
+    Scenario(
+        "F43",
+        "all nodes killed and started at the same time",
+        _all_killed_and_started,
+        (),
+        kills_our_own=True,
+        is_momentary=True,
+    ),
+    Scenario(
+        "F50",
+        "no more open files",
+        _few_files,
+        (_node_lives_on, _answered_again_within(5.0)),
+    ),
+    Scenario(
+        "F52",
+        "cut off from everything but clients",
+        _cut_from_everything,
+        (known_routes_answer(), p99_holds, nodes_stay_ready, old_answers_are_flagged),
+        proxied=("postgres", "redis"),
+    ),
+]
