@@ -11,6 +11,7 @@ from contextlib import suppress
 import pytest
 
 from tests.faults.proxy import NONE, Proxy, Trouble
+from tests.node import wait_until
 from tests.servers.ports import HOST
 
 
@@ -81,7 +82,7 @@ def test_request_passes_and_its_answer_does_not(proxy: Proxy, client: socket.soc
     client.sendall(b"commit")
     with pytest.raises(ConnectionResetError):
         client.recv(100)
-    assert echo.heard.endswith(b"commit")
+    wait_until(lambda: echo.heard.endswith(b"commit"), what="the request at the server")
 
 
 def test_refusal_resets_old_and_new_connections(proxy: Proxy, client: socket.socket) -> None:
