@@ -17,7 +17,7 @@ from tests.api.twins import Twin, Twins, all_of, comparable, the_twins
 from tests.node import wait_until
 from traffic_manager.api import connection as api_connection
 from traffic_manager.api import requests as api_requests
-from traffic_manager.api.connection import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
+from traffic_manager.api.connection import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, Connection
 
 ASK = a_request(target_of())
 ASK_FASTAPI = a_request(target_of(), ("Cache-Control", "max-age=60"))
@@ -273,6 +273,22 @@ class TestOrder:
             sending.join()
         assert re.findall(rb"x-correlation-id: n-(\d+)\r\n", answer) == [b"%d" % n for n in range(many)]
         assert len(statuses(answer)) == many + 1
+
+    def test_whoever_asks_for_much_at_once_lets_others_have_their_turn(
+        self, twins: Twins, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answered: list[int] = []  # in each turn of the event loop
+        feed = Connection._feed
+
+        def counting(connection: Connection, data: bytes) -> None:
+            before = connection.server_state.total_requests
+            feed(connection, data)
+            answered.append(connection.server_state.total_requests - before)
+
+        monkeypatch.setattr(Connection, "_feed", counting)
+        answer = answers_to(twins.lane, ASK * 1000 + LAST)
+        assert statuses(answer) == [200] * 1001
+        assert max(answered) < 200
 
     @pytest.mark.parametrize("garbage", [b"\x00\x01\r\n\r\n", b"GET / HTTP/1.1\r\nx y: z\r\n\r\n"])
     def test_what_is_broken_is_refused_after_the_answers_before_it(

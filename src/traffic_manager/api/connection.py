@@ -36,6 +36,9 @@ MAX_HEADERS = 64
 MAX_HEAD_BYTES = 16 * 1024
 # Data is parsed in pieces, so that few pipelined requests are taken at a time: a piece holds 220 at most.
 _PIECE_BYTES = 4 * 1024
+# After so many answers others have their turn on the event loop: clients may pipeline faster than we answer. Eight
+# that did held a worker up for ten seconds at a time, until its parent replaced it.
+_ANSWERS_AT_ONCE = 64
 # A client that has closed its side may still listen, or be gone. Ordinary requests are answered by then.
 _HALF_CLOSED_S = 2.0
 # What a refused client still sends is taken for so long, and dropped.
@@ -265,15 +268,25 @@ class Connection(HttpToolsProtocol):
     # Parsing.
 
     def _feed(self, data: bytes) -> None:
+        enough = self.server_state.total_requests + _ANSWERS_AT_ONCE
         for start in range(0, len(data), _PIECE_BYTES):
             if self._is_over or self.transport.is_closing():
                 return
             if self.flow.read_paused:
                 self._held = data[start:]
                 return
+            if self.server_state.total_requests >= enough:
+                self._put_off(data[start:])
+                return
             self._parse(data[start : start + _PIECE_BYTES])
         if self._slow_timer is None and not self.is_between:
             self._slow_timer = self.loop.call_later(BODY_S if self._in_body else HEAD_S, self._on_slow)
+
+    def _put_off(self, data: bytes) -> None:
+        """Parse *data* when others have had their turn."""
+        self._held = data
+        self.flow.pause_reading()
+        self.flow.resume_reading()
 
     def _parse(self, piece: bytes) -> None:
         try:
@@ -409,7 +422,9 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _has_unread(self) -> bool:
-        """Return whether something has come that the loop has not read yet."""
+        """Return whether something has come that has not been parsed yet."""
+        if self._held:
+            return True
         with suppress(OSError, AttributeError):
             unread = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
             return int.from_bytes(unread, sys.byteorder) > 0
