@@ -154,6 +154,10 @@ class TestSnapshot:
         assert [event.kind for event in events[-9:]] == ["change"] * 8 + ["snapshot-end"]
         assert {event.id for event in events[:-1]} == {None}
         assert _copied(events[:-1]) == copy
+        told = {event.data["revision"] for event in events[-9:-1]}
+        assert told.isdisjoint(event.data["revision"] for event in events[:-9]), (
+            "what is told is not shown, too"
+        )
 
     def test_reader_who_comes_back_with_its_position_needs_no_other(
         self, stack: Node, api: httpx2.Client
