@@ -127,6 +127,7 @@ class Worker:
             url_policy=UrlPolicy(settings.app.url_schemes, settings.app.url_deny_loopback),
             gate=Gate(memory.keyring),
             key_registry=KeyRegistry(SqlKeyStore(self._database), settings.pepper, self._committed),
+            beat=beat,
         )
         self._server = Server(
             build_app(parts, self._lifespan),

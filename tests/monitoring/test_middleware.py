@@ -219,6 +219,18 @@ def test_a_request_is_timed_by_the_given_clock() -> None:
     assert shown['api_request_duration_seconds_sum{endpoint="unmatched",method="GET"}'] == 0.25
 
 
+def test_a_request_shows_that_its_worker_runs_when_it_begins_and_when_it_ends() -> None:
+    """Thousands that come at once are taken one after the other before any timer is: no reason to be killed."""
+    said: list[str] = []
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        said.append("answered")
+
+    monitored = RequestMonitoring(app, Metrics(), on_error=a_problem, beat=lambda: said.append("runs"))
+    asyncio.run(monitored(a_scope(), nothing_more, ignored))
+    assert said == ["runs", "answered", "runs"]
+
+
 def test_a_request_that_is_cancelled_counts_as_left_by_the_client() -> None:
     metrics = Metrics()
 

@@ -100,7 +100,13 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     free = free_calls(parts.gate, metrics_are_free=parts.settings.auth.metrics == "open")
     api.add_middleware(Door, gate=parts.gate, free=free, refuse=_refuse)
     api.add_middleware(HeadAsGet)
-    api.add_middleware(RequestMonitoring, metrics=parts.metrics, on_error=_on_bug, access_log=has_access_log)
+    api.add_middleware(
+        RequestMonitoring,
+        metrics=parts.metrics,
+        on_error=_on_bug,
+        access_log=has_access_log,
+        beat=parts.beat,
+    )
     return api
 
 

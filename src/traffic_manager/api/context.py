@@ -52,6 +52,8 @@ class Parts:
     url_policy: UrlPolicy
     gate: Gate
     key_registry: KeyRegistry
+    # Tells the parent, if there is one, that this worker runs.
+    beat: Callable[[], None] | None
     # Whose snapshot reads the next portion of the mirror.
     scan_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     # So many watchers at a time read the database; other readers keep the rest of the threads.
