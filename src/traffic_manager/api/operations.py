@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from functools import cache
 from importlib.resources import files
 
@@ -10,10 +11,11 @@ from fastapi import APIRouter, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 
 from traffic_manager.access.permissions import Operation
+from traffic_manager.api import schemas
 from traffic_manager.api.access import GivenCaller
-from traffic_manager.api.context import GivenParts
+from traffic_manager.api.context import GivenParts, json_answer
 from traffic_manager.api.documents import documented
-from traffic_manager.errors import RequestRefused
+from traffic_manager.errors import RequestRefused, SourceUnavailable
 
 router = APIRouter(tags=["operations"])
 # The page works without the internet: its script and style come from us.
@@ -43,6 +45,26 @@ async def ready(parts: GivenParts, response: Response) -> dict[str, object]:
     is_ready, document = parts.health.ready()
     response.status_code = 200 if is_ready else 503
     return document
+
+
+@router.get("/api/v1/mirror", **documented(200, schemas.MirrorAnswer))
+async def mirror(parts: GivenParts, caller: GivenCaller) -> Response:
+    """Say where the memory of the worker stands that answers, for `traffic-manager verify`: it asks on for the
+    routes over the same connection, which stays with the same worker."""
+    caller.check(Operation.READ_METRICS, None, None)
+    held = parts.mirror
+    if held.head is None:
+        raise SourceUnavailable("this worker has not loaded the routes yet")
+    document = {
+        "worker": os.getpid(),
+        "workers": parts.settings.api.workers,
+        "epoch": held.head.epoch,
+        "revision": held.applied,
+        "chain": held.chain.hex(),
+        "is_complete": held.is_complete,
+        "routes": len(held),
+    }
+    return json_answer(document, held.head.position)
 
 
 _EXPOSITION = {

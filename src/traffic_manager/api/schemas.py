@@ -300,6 +300,18 @@ class WhoAmIAnswer(BaseModel):
     grants: list[GrantAnswer]
 
 
+class MirrorAnswer(BaseModel):
+    """What one worker holds in memory: where it stands, with the digest of the log there."""
+
+    worker: int = Field(description="The worker's process: another connection may reach another one.")
+    workers: int = Field(description="How many the node has.", examples=[2])
+    epoch: str = Field(examples=["4be1f0a2d3b04c0e8f0d6e0a4b7f1c2d"])
+    revision: int = Field(description="How far it has followed the log.", examples=[42])
+    chain: str = Field(description="The log's digest at `revision`, as 64 hexadecimal digits.")
+    is_complete: bool = Field(description="Whether it holds every active route.")
+    routes: int = Field(description="How many it holds.", examples=[17])
+
+
 class FieldError(BaseModel):
     """One broken rule."""
 

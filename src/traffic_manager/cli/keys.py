@@ -12,8 +12,8 @@ import typer
 from traffic_manager.access.permissions import ANY, Role
 from traffic_manager.cli import options, output
 from traffic_manager.cli.exits import FAILED, NOT_FOUND, Failure, tell, told
+from traffic_manager.cli.on_this_machine import given_settings
 from traffic_manager.cli.output import Format
-from traffic_manager.cli.server import given_settings
 from traffic_manager.errors import KeyNotFound, TrafficManagerError
 from traffic_manager.routing.model import name_problem
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from traffic_manager.cli import verify
 from traffic_manager.cli.exits import FAILED
-from traffic_manager.errors import SourceUnavailable, StartRefused
+from traffic_manager.cli.on_this_machine import exit_with, given_settings, opened_database, start_logging
+from traffic_manager.errors import StartRefused
 
 if TYPE_CHECKING:
     from traffic_manager.config.settings import Settings
-    from traffic_manager.db.pool import Database
-    from traffic_manager.monitoring.log_writer import LogWriter
     from traffic_manager.outbox import Outbox
 
 
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
     relaying.command("retell")(relay_retell)
     app.add_typer(relaying, name="relay")
     app.command()(compact)
-    app.command()(verify)
+    app.command()(verify.verify)
     app.command()(new_epoch)
     config = typer.Typer(help="Look at the settings of this machine's server.", no_args_is_help=True)
     config.command("show")(config_show)
@@ -46,8 +46,8 @@ def serve(
     from traffic_manager.main import serve as run
 
     settings = given_settings()
-    writer = _logging(settings)
-    _exit_with(lambda: run(settings, writer, migrate_first=migrate))
+    writer = start_logging(settings)
+    exit_with(lambda: run(settings, writer, migrate_first=migrate))
 
 
 def migrate() -> None:
@@ -55,13 +55,13 @@ def migrate() -> None:
     from traffic_manager.db.migrate import migrate as run
 
     settings = given_settings()
-    _logging(settings)
+    start_logging(settings)
 
     def work() -> int:
         typer.echo(f"The tables are of version {run(settings.db)}.")
         return 0
 
-    _exit_with(work)
+    exit_with(work)
 
 
 def relay(context: typer.Context) -> None:
@@ -71,8 +71,8 @@ def relay(context: typer.Context) -> None:
     from traffic_manager.main import run_relay
 
     settings = given_settings()
-    _logging(settings)
-    _exit_with(lambda: run_relay(settings))
+    start_logging(settings)
+    exit_with(lambda: run_relay(settings))
 
 
 def relay_replay(
@@ -82,15 +82,15 @@ def relay_replay(
 ) -> None:
     """Send the events of changes again, from one revision up to the newest, also those that were set aside."""
     settings = given_settings()
-    _logging(settings)
-    _exit_with(lambda: _replay(settings, first))
+    start_logging(settings)
+    exit_with(lambda: _replay(settings, first))
 
 
 def relay_retell() -> None:
     """Tell Kafka of every route again as it is now, and of those as deleted that only consumers still have."""
     settings = given_settings()
-    _logging(settings)
-    _exit_with(lambda: _retell(settings))
+    start_logging(settings)
+    exit_with(lambda: _retell(settings))
 
 
 def _replay(settings: Settings, first: int) -> int:
@@ -120,7 +120,7 @@ def _outbox(settings: Settings) -> Iterator[Outbox]:
 
     if not settings.kafka.bootstrap_servers:
         raise StartRefused("KAFKA_BOOTSTRAP_SERVERS: must be set to send events")
-    with _database(settings) as database:
+    with opened_database(settings) as database:
         outbox = Outbox(settings.kafka, database, Metrics())
         yield outbox
         outbox.close()
@@ -129,28 +129,21 @@ def _outbox(settings: Settings) -> Iterator[Outbox]:
 def compact() -> None:
     """Forget changes older than RETENTION_DAYS, except the newest 100,000 and what Kafka has still to get."""
     settings = given_settings()
-    _logging(settings)
-    _exit_with(lambda: _compact(settings))
-
-
-def verify() -> None:
-    """Check that the log of changes is whole and unaltered, and that every route is as the log says."""
-    settings = given_settings()
-    _logging(settings)
-    _exit_with(lambda: _verify(settings))
+    start_logging(settings)
+    exit_with(lambda: _compact(settings))
 
 
 def new_epoch() -> None:
     """Say that this database was restored from a backup: what clients hold of the time after it counts no more."""
     settings = given_settings()
-    _logging(settings)
-    _exit_with(lambda: _new_epoch(settings))
+    start_logging(settings)
+    exit_with(lambda: _new_epoch(settings))
 
 
 def _new_epoch(settings: Settings) -> int:
     from traffic_manager.db.feed import SqlFeed
 
-    with _database(settings) as database, closing(SqlFeed(database, lambda: None)) as feed:
+    with opened_database(settings) as database, closing(SqlFeed(database, lambda: None)) as feed:
         left = feed.pulse(0).head
         feed.leave_epoch(left.epoch)
         begun = feed.pulse(0).head
@@ -161,46 +154,16 @@ def _new_epoch(settings: Settings) -> int:
     return 0
 
 
-def _verify(settings: Settings) -> int:
-    from traffic_manager.db.verification import MAX_FINDINGS
-    from traffic_manager.db.verification import verify as run
-
-    with _database(settings) as database:
-        told = run(database)
-    for finding in told.findings:
-        typer.echo(finding)
-    if len(told.findings) == MAX_FINDINGS:
-        typer.echo(f"... and perhaps more: only the first {MAX_FINDINGS} are told")
-    checked = (
-        f"{told.changes:,} changes (revisions {told.compacted_revision + 1} to {told.head.revision} of "
-        f"history {told.head.epoch8}) and {told.routes:,} routes"
-    )
-    typer.echo(f"Checked {checked}: {'they differ' if told.findings else 'all agree'}.", err=True)
-    return FAILED if told.findings else 0
-
-
 def _compact(settings: Settings) -> int:
     from traffic_manager.db.retention import compact as run
 
     days = settings.app.retention_days
     if days is None:
         raise StartRefused("RETENTION_DAYS: must be set to forget changes")
-    with _database(settings) as database:
+    with opened_database(settings) as database:
         done = run(database, time.time_ns() // 1000 - int(days * 86_400e6))
     typer.echo(f"Forgot {done.forgotten:,} changes; the log begins after revision {done.compacted_revision}.")
     return 0
-
-
-@contextmanager
-def _database(settings: Settings) -> Iterator[Database]:
-    """Lend the database, if its tables are of this program's version."""
-    from traffic_manager.db.migrate import check_schema
-    from traffic_manager.db.pool import opened_as_owner
-
-    with opened_as_owner(settings.db) as database:
-        with database.reading() as session:
-            check_schema(session, database.dialect)
-        yield database
 
 
 def config_show() -> None:
@@ -220,34 +183,4 @@ def config_check() -> None:
         typer.echo("The settings are good.")
         return 0
 
-    _exit_with(check)
-
-
-def given_settings() -> Settings:
-    """Return the settings of this machine; tell what is wrong with them, and exit."""
-    from traffic_manager.config.settings import load_settings
-
-    try:
-        return load_settings()
-    except StartRefused as refused:
-        raise _refused(refused) from refused
-
-
-def _logging(settings: Settings) -> LogWriter:
-    from traffic_manager.monitoring.logs import configure_logging
-
-    return configure_logging(settings.app.log_level, settings.app.logs_as_json)
-
-
-def _exit_with(work: Callable[[], int]) -> None:
-    try:
-        code = work()
-    except (StartRefused, SourceUnavailable) as refused:
-        raise _refused(refused) from refused
-    raise typer.Exit(code)
-
-
-def _refused(refused: StartRefused | SourceUnavailable) -> typer.Exit:
-    for line in str(refused).splitlines():
-        typer.echo(line, err=True)
-    return typer.Exit(FAILED)
+    exit_with(check)

@@ -35,6 +35,7 @@ from traffic_manager.client.model import (
     Identity,
     Key,
     KeyPage,
+    MirrorState,
     Operation,
     Position,
     Readiness,
@@ -242,6 +243,10 @@ class Client:
                 yield from events_of(answer.iter_bytes())
             except ValueError as error:
                 raise UnexpectedAnswer(self.shown_url, f"a stream with {error}") from error
+
+    def mirror(self) -> Reply[MirrorState]:
+        """Return where the memory of the worker stands that this connection reaches."""
+        return self._read(self._call("GET", "/mirror"), lambda document: read(MirrorState, document))
 
     def ready(self) -> Readiness:
         """Return whether the server takes work, and its checks. Raises Unavailable if it cannot even say."""

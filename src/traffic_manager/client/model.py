@@ -251,6 +251,19 @@ class BatchResult:
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorState:
+    """Where the memory of one *worker* stands, of so many *workers*; *chain* is the digest there, in hex."""
+
+    worker: int
+    workers: int
+    epoch: str
+    revision: int
+    chain: str
+    is_complete: bool
+    routes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Readiness:
     """Whether the server takes work, and its checks: by name, each with a status and a message."""
 

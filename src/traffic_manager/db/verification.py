@@ -6,9 +6,9 @@ digest before it. The routes are right if each is as its last change left it, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from traffic_manager.db.pool import Database
 from traffic_manager.db.session import Row
@@ -23,6 +23,7 @@ PAGE_CHANGES = 5_000
 MAX_FINDINGS = 100
 
 _START = f"select {HEAD_COLUMNS}, m.compacted_revision, m.compacted_chain from meta m"
+_NOTHING: Mapping[int, bytes] = {}
 _ROUTES = "select tenant, service, env, version, url, is_active, revision from routes"
 # Served by the primary key of changes; the boundary with them, for compaction may run meanwhile.
 _PAGE = """select m.compacted_revision, c.* from meta m left join (
@@ -30,10 +31,10 @@ _PAGE = """select m.compacted_revision, c.* from meta m left join (
       is_active, previous, actor, reason, correlation_id, occurred_at, detail from changes
     where revision > :after and revision <= :head order by revision limit :size) c on true order by c.revision"""
 
-_Name = tuple[str, str, str, str]
+Name = tuple[str, str, str, str]
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
     """A route as its row has it, or as a change left it."""
 
     url: str | None
@@ -54,14 +55,23 @@ class _Entry(NamedTuple):
         return int(self.columns[0])
 
 
+class Check(Protocol):
+    """Compares something else with the log, while it is read."""
+
+    def take(self, revision: int, name: Name, state: State | None) -> None:
+        """Take the next change of a route; *state* is None after a deletion."""
+
+
 @dataclass
 class Verification:
-    """What was checked, up to *head*, and every *finding* as a sentence, at most MAX_FINDINGS of them."""
+    """What was checked, up to *head*, and every *finding* as a sentence, at most MAX_FINDINGS of them. *table*: the
+    routes at the head; *chain*: the digest there."""
 
     head: Head
     compacted_revision: int
+    table: Mapping[Name, State] = field(repr=False)
+    chain: bytes = b""
     changes: int = 0
-    routes: int = 0
     findings: list[str] = field(default_factory=list)
 
     def found(self, finding: str) -> None:
@@ -70,45 +80,77 @@ class Verification:
             self.findings.append(finding)
 
 
-def verify(database: Database, progress: Callable[[int], None] = lambda _: None) -> Verification:
-    """Return what differs in *database*, which may be in use meanwhile. *progress* is told how many changes have
-    been checked. Raises SourceUnavailable."""
+def verify(
+    database: Database,
+    progress: Callable[[int], None] = lambda _: None,
+    checks: Sequence[Check] = (),
+    known: Mapping[int, bytes] = _NOTHING,
+) -> Verification:
+    """Return what differs in *database*, which may be in use meanwhile. *progress* is told how many changes have been
+    checked, *checks* of each change of a route. *known*: digests that were seen before, by revision. Raises
+    SourceUnavailable."""
     start, routes = _snapshot(database)
-    head = Head(*start[:3])
-    told = Verification(head, start[3], routes=len(routes))
-    _check_log(database, told, start[4], _Replay(routes, told), progress)
+    told = Verification(Head(*start[:3]), start[3], routes, start[4])
+    replay = _Replay(routes, told)
+    _check_log(database, told, (replay, *checks), known, progress)
+    replay.end()
+    _check_known(told, known)
     return told
 
 
-def _snapshot(database: Database) -> tuple[Row, dict[_Name, _State]]:
+def _snapshot(database: Database) -> tuple[Row, dict[Name, State]]:
     """Return the row of `meta` with the head, and all routes of the same moment."""
     connection = database.connect()
     try:
         with connection.snapshot() as session:
             start = only(session.row(_START))
             blocks = session.stream(_ROUTES)
-            return start, {row[:4]: _State(row[4], bool(row[5]), row[6]) for block in blocks for row in block}
+            return start, {row[:4]: State(row[4], bool(row[5]), row[6]) for block in blocks for row in block}
     finally:
         connection.close()
 
 
 def _check_log(
-    database: Database, told: Verification, chain: bytes, replay: _Replay, progress: Callable[[int], None]
+    database: Database,
+    told: Verification,
+    checks: Sequence[Check],
+    known: Mapping[int, bytes],
+    progress: Callable[[int], None],
 ) -> None:
     expected = told.compacted_revision + 1
     for entry in _log(database, told):
         if entry.revision != expected:
             told.found(f"revisions {expected} to {entry.revision - 1} are missing from the log")
-        elif _link(chain, entry) != entry.chain:
+        elif _link(told.chain, entry) != entry.chain:
             told.found(f"revision {expected}: its digest does not follow from it and the digest before it")
-        replay.take(entry)
-        chain, expected = entry.chain, entry.revision + 1
+        if known.get(entry.revision, entry.chain) != entry.chain:
+            told.found(
+                f"revision {entry.revision}: its digest is {entry.chain.hex()}, and was another one before"
+            )
+        _tell(checks, entry)
+        told.chain, expected = entry.chain, entry.revision + 1
         told.changes += 1
         if told.changes % PAGE_CHANGES == 0:
             progress(told.changes)
     if expected <= told.head.revision:
         told.found(f"revisions {expected} to {told.head.revision} are missing from the log")
-    replay.end()
+
+
+def _check_known(told: Verification, known: Mapping[int, bytes]) -> None:
+    for revision in known:
+        if revision > told.head.revision:
+            told.found(f"revision {revision} was there before, and the log ends at {told.head.revision}")
+
+
+def _tell(checks: Sequence[Check], entry: _Entry) -> None:
+    revision, _, kind, *rest = entry.columns
+    if kind != ROUTE_KIND:
+        return
+    name: Name = (rest[0], rest[1], rest[2], rest[3])
+    action, url, is_active = rest[4:7]
+    state = None if action == Action.DELETED else State(url, is_active, revision)
+    for check in checks:
+        check.take(revision, name, state)
 
 
 def _log(database: Database, told: Verification) -> Iterator[_Entry]:
@@ -140,21 +182,15 @@ def _link(chain: bytes, entry: _Entry) -> bytes:
 class _Replay:
     """Compares *routes* with what the changes, taken in order, make of them."""
 
-    def __init__(self, routes: dict[_Name, _State], told: Verification) -> None:
+    def __init__(self, routes: dict[Name, State], told: Verification) -> None:
         self._routes = routes
         self._told = told
         # Only of routes that differ, or are gone: the rest agree as soon as their last change is taken.
-        self._last: dict[_Name, _State | None] = {}
-        self._agreeing: set[_Name] = set()
+        self._last: dict[Name, State | None] = {}
+        self._agreeing: set[Name] = set()
 
-    def take(self, entry: _Entry) -> None:
+    def take(self, revision: int, name: Name, state: State | None) -> None:
         """Take the next change of the log."""
-        revision, _, kind, *rest = entry.columns
-        if kind != ROUTE_KIND:
-            return
-        name: _Name = (rest[0], rest[1], rest[2], rest[3])
-        action, url, is_active = rest[4:7]
-        state = None if action == Action.DELETED else _State(url, is_active, revision)
         if self._routes.get(name) == state:
             self._last.pop(name, None)
             self._agreeing.add(name)
@@ -165,23 +201,25 @@ class _Replay:
     def end(self) -> None:
         """Tell of every route that is not as its last change left it."""
         for name, state in self._last.items():
-            self._told.found(_difference(name, self._routes.get(name), state))
+            self._told.found(difference(name, self._routes.get(name), state))
         for name, row in self._routes.items():
             is_kept = row.revision > self._told.compacted_revision
             if is_kept and name not in self._agreeing and name not in self._last:
                 self._told.found(f"route {'/'.join(name)}: no change in the log made it")
 
 
-def _difference(name: _Name, row: _State | None, state: _State | None) -> str:
+def difference(name: Name, row: State | None, state: State | None) -> str:
+    """Return how *row* is not what the last change left, *state*."""
     route = f"route {'/'.join(name)}"
     if row is None:
-        return f"{route}: is missing; its last change left {_shown(state)}"
+        return f"{route}: is missing; its last change left {shown(state)}"
     if state is None:
-        return f"{route}: is there as {_shown(row)}, but its last change deleted it"
-    return f"{route}: is {_shown(row)}; its last change left {_shown(state)}"
+        return f"{route}: is there as {shown(row)}, but its last change deleted it"
+    return f"{route}: is {shown(row)}; its last change left {shown(state)}"
 
 
-def _shown(state: _State | None) -> str:
+def shown(state: State | None) -> str:
+    """Return *state* in words."""
     if state is None:
         return "nothing"
     return f"{state.url} ({'active' if state.is_active else 'inactive'}, revision {state.revision})"

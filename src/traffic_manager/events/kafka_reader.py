@@ -40,7 +40,8 @@ class TopicReader:
         self._topic = settings.route_events_topic
         self._partitions: deque[int] | None = None
         self.is_forbidden = False
-        # How many partitions no longer begin with their first record: Kafka has its own retention.
+        self.partition = -1  # of the records that were read last
+        # Partitions that no longer begin with their first record: Kafka has its own retention.
         self.shortened: set[int] = set()
         try:
             self._consumer = Consumer(client_settings(settings) | _READING, logger=LibrdkafkaLog())
@@ -79,6 +80,8 @@ class TopicReader:
             self._consumer.assign([place])
 
     def _read(self, timeout_s: float) -> Sequence[Record]:
+        assert self._partitions  # noqa: S101 asked before
+        self.partition = self._partitions[0]
         messages = self._consumer.consume(_MOST_RECORDS, timeout=timeout_s)
         found = [(message.key(), message.value()) for message in messages if message.error() is None]
         for message in messages:
