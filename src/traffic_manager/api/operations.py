@@ -47,7 +47,7 @@ async def ready(parts: GivenParts, response: Response) -> dict[str, object]:
     return document
 
 
-@router.get("/api/v1/mirror", **documented(200, schemas.MirrorAnswer))
+@router.get("/api/v1/mirror", **documented(200, schemas.MirrorAnswer, 400))
 async def mirror(parts: GivenParts, caller: GivenCaller) -> Response:
     """Say where the memory of the worker stands that answers, for `traffic-manager verify`: it asks on for the
     routes over the same connection, which stays with the same worker."""

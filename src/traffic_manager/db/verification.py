@@ -7,10 +7,11 @@ digest before it. The routes are right if each is as its last change left it, an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from traffic_manager.db.pool import Database
+from traffic_manager.db.pool import Database, FeedConnection
 from traffic_manager.db.session import Row
 from traffic_manager.db.store import HEAD_COLUMNS, only
 from traffic_manager.errors import Busy
@@ -154,10 +155,16 @@ def _tell(checks: Sequence[Check], entry: _Entry) -> None:
 
 
 def _log(database: Database, told: Verification) -> Iterator[_Entry]:
-    """Yield the changes up to the head. Page by page: one snapshot for all would hold back vacuum for long."""
+    """Yield the changes up to the head. Page by page: one snapshot for all would hold back vacuum for long. Over a
+    connection like the follower's: of a busy machine a page takes longer than a read of the servers may."""
+    with closing(database.connect()) as connection:
+        yield from _pages(connection, told)
+
+
+def _pages(connection: FeedConnection, told: Verification) -> Iterator[_Entry]:
     after = told.compacted_revision
     while True:
-        with database.reading() as session:
+        with connection.reading() as session:
             rows = session.rows(_PAGE, after=after, head=told.head.revision, size=PAGE_CHANGES)
         if only(rows[0] if rows else None)[0] > after:
             raise Busy("changes were forgotten while they were being checked; verify again")
