@@ -115,6 +115,20 @@ def test_slow_reader_is_cut_off_with_a_word_and_goes_on_where_it_was(tmp_path: P
         assert '"level":"error"' not in node.log()
 
 
+def test_reader_who_is_behind_what_memory_holds_is_told_page_after_page_from_the_database(
+    tmp_path: Path,
+) -> None:
+    with Node(tmp_path) as node, node.start().client() as api:
+        upto = list(_changing_many(api))[-1]
+        node.stop()
+        node.start()
+        with streaming(node, after=0) as stream:
+            found = [stream.next("change").data["revision"] for _ in range(upto)]
+            created(api)
+            assert stream.next("change").data["revision"] == upto + 1
+        assert found == list(range(1, upto + 1))
+
+
 def test_reader_that_takes_nothing_is_cut_and_slows_nobody(tmp_path: Path) -> None:
     with (
         Node(tmp_path, {"WATCH_SLOW_SECONDS": "0.5"}) as node,
