@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import cache
@@ -14,6 +15,7 @@ import pytest
 
 from tests.access.issue import REQUIRED, a_key_for, bearer
 from tests.api.calls import code_of
+from tests.monitoring.exposition import values
 from tests.node import Json, Node, a_key, a_route, path_of, wait_until
 from traffic_manager.access.credentials import Credential
 
@@ -225,6 +227,19 @@ class TestKeys:
         old = issued(admin, "viewer:a/prod")
         admin.post(f"{KEYS}/{old['id']}/rotate", json={"overlap_seconds": 0})
         assert asked_with(node, x_api_key=old["key"]).status_code == 401
+
+    @pytest.mark.parametrize("path", ["/api/v1/changes", "/api/v1/routes/resolve"])
+    def test_whoever_waits_for_a_change_is_refused_once_its_key_is_revoked(
+        self, node: Node, admin: httpx2.Client, path: str
+    ) -> None:
+        key = issued(admin, "viewer:a/prod")
+        head = admin.get("/api/v1/changes", params={"limit": 1}).json()["head"]
+        question = {**a_key(tenant="a"), "after": head, "wait": "30"}
+        with ThreadPoolExecutor(1) as waiting, node.client(timeout_s=40) as client:
+            poll = waiting.submit(client.get, path, params=question, headers=bearer(key["key"]))
+            wait_until(lambda: values(admin.get("/metrics").content)["tm_watchers"] == 1, what="the poll")
+            admin.post(f"{KEYS}/{key['id']}/revoke")
+            assert poll.result().status_code == 401
 
     def test_key_ends_by_itself_when_its_time_is_over(self, node: Node) -> None:
         key = a_key_for(node, "viewer:a/prod", lifetime=timedelta(seconds=1.5))
