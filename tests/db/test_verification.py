@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -110,3 +111,59 @@ def _once(work: Callable[[], object]) -> Callable[[int], None]:
             left.pop()()
 
     return heard
+
+
+_EDITS = {
+    "tenant": "'other'",
+    "service": "'other'",
+    "env": "'other'",
+    "version": "'other'",
+    "action": "'activated'",
+    "url": "'https://evil.example.com/'",
+    "is_active": "not is_active",
+    "previous": "'{}'",
+    "actor": "'mallory'",
+    "reason": "'none'",
+    "correlation_id": "'other'",
+    "occurred_at": "occurred_at + 1",
+    "batch_end": "batch_end + 1",
+}
+
+
+def test_every_one_of_a_hundred_edits_is_found_where_it_is(sql_engine: SqlEngine) -> None:
+    for number in range(40):
+        commit(sql_engine.store, put(a_key(f"s{number % 7}"), f"https://{number}.example.com/"))
+    chosen = random.Random(74)
+    for _ in range(100):
+        revision, (column, value) = chosen.randrange(1, 41), chosen.choice(list(_EDITS.items()))
+        before = sql_engine.rows(f"select {column} from changes where revision = :at", at=revision)[0][0]  # noqa: S608
+        sql_engine.run(f"update changes set {column} = {value} where revision = :at", at=revision)  # noqa: S608
+        found = [
+            finding for finding in verify(sql_engine.database).findings if finding.startswith("revision")
+        ]
+        assert found == [
+            f"revision {revision}: its digest does not follow from it and the digest before it"
+        ], column
+        sql_engine.run(f"update changes set {column} = :old where revision = :at", old=before, at=revision)  # noqa: S608
+    assert verify(sql_engine.database).findings == []
+
+
+def test_changes_that_were_exchanged_are_found(sql_engine: SqlEngine) -> None:
+    commit(sql_engine.store, *[create(a_key(name)) for name in "abcd"])
+    for old, new in ((2, 9), (3, 2), (9, 3)):
+        sql_engine.run("update changes set revision = :new where revision = :old", old=old, new=new)
+    assert verify(sql_engine.database).findings[0].startswith("revision 2: its digest does not follow")
+
+
+def test_log_that_was_cut_off_or_written_anew_is_found_by_a_digest_of_before(sql_engine: SqlEngine) -> None:
+    commit(sql_engine.store, create(a_key("a")), create(a_key("b")), create(a_key("c")))
+    known = {3: verify(sql_engine.database).chain}
+    assert verify(sql_engine.database, known=known).findings == []
+    for table in ("routes", "changes"):
+        sql_engine.run(f"delete from {table} where revision = 3")  # noqa: S608 constants
+    assert verify(sql_engine.database, known=known).findings == [
+        "revision 3 was there before, and the log ends at 2"
+    ]
+    commit(sql_engine.store, create(a_key("d")), create(a_key("e")))
+    (finding,) = verify(sql_engine.database, known=known).findings
+    assert finding.startswith("revision 3: its digest is ")
