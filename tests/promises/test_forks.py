@@ -7,12 +7,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx2
 import pytest
 
+from tests.monitoring.exposition import values
 from tests.node import Node, a_key, a_route, path_of, resolve, wait_until
-from tests.servers import PostgresServer
+from tests.promises.caller import Answer
+from tests.promises.places import a_node, one_caller_per_worker
+from tests.servers import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.servers
 
@@ -65,6 +69,55 @@ def test_lost_branch_is_forgotten_by_every_node_though_the_new_head_is_higher(
             assert resolve(client, KEPT, tm_min_revision=token).status_code == 412
         assert _epoch_of(one) == _epoch_of(other)
     assert postgres.psql("select epoch_number from meta", postgres_settings["DB_NAME"]).strip() == "2"
+
+
+@pytest.mark.parametrize("max_routes", ["1000", "1", "0"], ids=["complete", "bounded", "no mirror"])
+def test_every_worker_drops_the_lost_branch_and_all_agree_on_one_new_epoch(
+    tmp_path: Path,
+    postgres: PostgresServer,
+    postgres_settings: dict[str, str],
+    redis_server: RedisServer,
+    max_routes: str,
+) -> None:
+    settings = {
+        **postgres_settings,
+        **redis_server.env(),
+        "API_WORKERS": "2",
+        "MIRROR_MAX_ROUTES": max_routes,
+    }
+    lost = a_key(service="lost", tenant=f"forked-{max_routes}")
+    with a_node(tmp_path, settings) as first, a_node(tmp_path, settings) as second:
+        nodes = [first.start("--migrate"), second.start()]
+        with first.client() as client:
+            _make(client, KEPT, "https://kept.example.com/")
+            token = _make(client, lost, LOST_URL)
+        callers = [caller for node in nodes for caller in one_caller_per_worker(node, 2).values()]
+        path = f"/api/v1/routes/resolve?{urlencode(lost)}"
+        for caller in callers * 3:  # the lane keeps the answer, Redis the route
+            assert caller.ask("GET", path, tm_min_revision=token).json["url"] == LOST_URL
+        _lose_changes_after(postgres, postgres_settings["DB_NAME"], 1)
+        with second.client() as client:
+            _make(client, NEW, NEW_URL)
+            _make(client, a_key(service="newer"), NEW_URL)
+        for caller in callers:
+            wait_until(
+                lambda caller=caller: _epoch(caller.ask("GET", path)) != token[:8],  # type: ignore[misc] # bound now
+                what="the new epoch",
+            )
+            assert [caller.ask("GET", path).status for _ in range(3)] == [404] * 3
+        assert len({_epoch(caller.ask("GET", path)) for caller in callers}) == 1
+        assert postgres.psql("select epoch_number from meta", postgres_settings["DB_NAME"]).strip() == "2"
+        for node in nodes:
+            wait_until(lambda node=node: _forks(node) == 2, what="both workers' counts")  # type: ignore[misc] # bound now
+
+
+def _epoch(answer: Answer) -> str:
+    return answer.headers["tm-revision"].partition(".")[0]
+
+
+def _forks(node: Node) -> float:
+    with node.client() as client:
+        return values(client.get("/metrics").content)["tm_history_fork_total"]
 
 
 def test_operator_begins_a_new_epoch_after_a_restore(node: Node) -> None:
