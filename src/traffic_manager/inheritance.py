@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -103,7 +103,12 @@ class Inheritance:
     def _new_follower(self) -> Follower:
         memory = self.memory
         return Follower(
-            self._feed, memory.mirror, _Nobody(), memory.watchers, memory.keyring, at_head=memory.at_head
+            self._feed,
+            memory.mirror,
+            _Listener(self._on_fork),
+            memory.watchers,
+            memory.keyring,
+            at_head=memory.at_head,
         )
 
     def _recall(self) -> None:
@@ -115,6 +120,10 @@ class Inheritance:
         at_head = monotonic() - max(FRESH_S, time.time() - found.seen_at)
         self._follower.recall(found.table, found.keys, at_head)
         self._feed.last_keys = found.keys
+
+    def _on_fork(self) -> None:
+        if self._saving:
+            self._saving.forget()
 
     def _count_bad_row(self) -> None:
         self.memory.bad_rows += 1
@@ -130,16 +139,16 @@ class _Feed(SqlFeed):
         return self.last_keys
 
 
-class _Nobody:
-    """Hears what a follower reports: nobody reads the parent's metrics."""
+class _Listener:
+    """Hears what a follower reports, for forks alone: nobody reads the parent's metrics."""
+
+    def __init__(self, on_fork: Callable[[], None]) -> None:
+        self.fork = on_fork
 
     def polled(self, ok: bool) -> None:
         """Nothing."""
 
     def gap(self) -> None:
-        """Nothing."""
-
-    def fork(self) -> None:
         """Nothing."""
 
     def hinted(self, are_trusted: bool) -> None:

@@ -30,6 +30,7 @@ class Saving:
         self._child: int | None = None
         self._due = 0.0
         self._saved: tuple[str, int] | None = None  # epoch and revision
+        self._is_lost = False  # what the child writes is of a history that is lost
 
     def recall(self) -> Snapshot | None:
         """Return what was saved last, None if nothing usable is there."""
@@ -57,8 +58,8 @@ class Saving:
     def save_last(self, mirror: Mirror, keys: Sequence[StoredKey] | None, staleness_s: float) -> None:
         """Save *mirror* here and now, if it has changed: the node stops."""
         if self._child is not None:
-            os.waitpid(self._child, 0)
-            self._child = None
+            _, status = os.waitpid(self._child, 0)
+            self.ended(self._child, os.waitstatus_to_exitcode(status))
         if self._is_news(mirror):
             self._try_to_write(mirror, keys, time.time() - staleness_s)
 
@@ -69,6 +70,16 @@ class Saving:
         self._child = None
         if exit_code:
             self._saved = None
+        if self._is_lost:
+            self._is_lost = False
+            self.forget()
+
+    def forget(self) -> None:
+        """Remove what was saved, and save anew at once: it is of a history that is lost, and a node that starts
+        without its database would answer from it."""
+        self._is_lost = self._child is not None
+        self._saved, self._due = None, 0.0
+        self._file.remove()
 
     def _is_news(self, mirror: Mirror) -> bool:
         """Return whether there is something to save: of a bounded mirror nothing is, it knows only a part."""

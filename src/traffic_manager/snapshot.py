@@ -76,6 +76,14 @@ class SnapshotFile:
                 log.error("snapshot_not_usable", path=str(path), reason=str(error))
         return None
 
+    def remove(self) -> None:
+        """Remove both generations; tell if that is impossible."""
+        for path in (self._path, self._before):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                log.error("snapshot_not_removed", path=str(path), reason=str(error))
+
     def _read(self, path: Path) -> Snapshot:
         with path.open("rb") as file:
             _check_digest(file)

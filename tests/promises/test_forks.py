@@ -111,6 +111,30 @@ def test_every_worker_drops_the_lost_branch_and_all_agree_on_one_new_epoch(
             wait_until(lambda node=node: _forks(node) == 2, what="both workers' counts")  # type: ignore[misc] # bound now
 
 
+def test_snapshots_of_the_lost_branch_are_removed(
+    tmp_path: Path, postgres: PostgresServer, postgres_settings: dict[str, str]
+) -> None:
+    with a_node(tmp_path, postgres_settings) as node:
+        for number in range(2):  # each stop keeps another generation
+            node.start("--migrate")
+            with node.client() as client:
+                _make(client, LOST, LOST_URL)
+                _make(client, KEPT, f"https://kept-{number}.example.com/")
+            node.stop()
+        assert [LOST_URL.encode() in file.read_bytes() for file in _snapshots(node)] == [True, True]
+        node.start()
+        for table in ("routes", "changes"):
+            postgres.psql(f"delete from {table}", postgres_settings["DB_NAME"])  # noqa: S608 constants
+        wait_until(
+            lambda: [LOST_URL.encode() in file.read_bytes() for file in _snapshots(node)] == [False],
+            what="a snapshot of the new history alone",
+        )
+
+
+def _snapshots(node: Node) -> list[Path]:
+    return sorted((node.folder / "data").glob(f"snapshot-{node.port}*"))
+
+
 def _epoch(answer: Answer) -> str:
     return answer.headers["tm-revision"].partition(".")[0]
 
