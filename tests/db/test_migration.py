@@ -12,15 +12,17 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, inspect
+from sqlalchemy.engine.interfaces import ReflectedColumn
 
 import traffic_manager.db.migrations
 from tests.db.conftest import POSTGRES
 from tests.db.engines import Counts, SqlEngine, postgres_settings_of, sqlite_settings
 from tests.routing.builders import a_key, commit, create
 from traffic_manager.config.settings import DbSettings
-from traffic_manager.db.migrate import _engine, check_schema, found_version, migrate
+from traffic_manager.db.migrate import _engine, _upgrade, check_schema, found_version, migrate
 from traffic_manager.db.pool import open_database
-from traffic_manager.db.schema import SCHEMA_VERSION, metadata
+from traffic_manager.db.schema import NEXT_SCHEMA_VERSION, SCHEMA_VERSION, metadata
 from traffic_manager.errors import SchemaMismatch, StartRefused
 
 
@@ -40,9 +42,7 @@ def version_of(settings: DbSettings) -> str | None:
 
 
 def test_schema_version_is_the_newest_migration() -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(traffic_manager.db.migrations.__path__[0])))
-    assert ScriptDirectory.from_config(config).get_current_head() == SCHEMA_VERSION
+    assert _scripts().get_current_head() == SCHEMA_VERSION
 
 
 def test_migrating_twice_keeps_what_is_there(new_database: DbSettings) -> None:
@@ -111,6 +111,54 @@ def test_tables_of_another_version_are_refused_with_both_versions(new_database: 
     ):
         check_schema(session, engine.database.dialect)
     engine.close()
+
+
+def test_tables_of_the_next_version_are_accepted(new_database: DbSettings) -> None:
+    migrate(new_database)
+    engine = SqlEngine(new_database)
+    engine.run(f"update alembic_version set version_num = '{NEXT_SCHEMA_VERSION}'")  # noqa: S608 a constant
+    with engine.database.reading() as session:
+        check_schema(session, engine.database.dialect)
+    engine.close()
+
+
+def test_migrating_leaves_tables_of_a_later_version_as_they_are(new_database: DbSettings) -> None:
+    migrate(new_database)
+    engine = SqlEngine(new_database)
+    engine.run(f"update alembic_version set version_num = '{NEXT_SCHEMA_VERSION}'")  # noqa: S608 a constant
+    assert migrate(new_database) == NEXT_SCHEMA_VERSION
+    assert version_of(new_database) == NEXT_SCHEMA_VERSION
+    engine.close()
+
+
+def test_each_version_keeps_what_the_one_before_it_uses(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'versions.db'}")
+    before: dict[str, dict[str, ReflectedColumn]] = {}
+    with engine.connect() as connection:
+        for version in reversed([script.revision for script in _scripts().walk_revisions()]):
+            _upgrade(connection, version)
+            after = _columns(connection)
+            for table, columns in before.items():
+                assert columns.keys() <= after[table].keys(), version
+                added = [after[table][name] for name in after[table].keys() - columns.keys()]
+                assert all(column["nullable"] or column["default"] for column in added), version
+            before = after
+    engine.dispose()
+
+
+def _scripts() -> ScriptDirectory:
+    config = Config()
+    config.set_main_option("script_location", str(Path(traffic_manager.db.migrations.__path__[0])))
+    return ScriptDirectory.from_config(config)
+
+
+def _columns(connection: Connection) -> dict[str, dict[str, ReflectedColumn]]:
+    """Return the columns of every table."""
+    inspector = inspect(connection)
+    return {
+        table: {column["name"]: column for column in inspector.get_columns(table)}
+        for table in inspector.get_table_names()
+    }
 
 
 def test_migrated_database_is_accepted(new_database: DbSettings) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from traffic_manager.config.settings import DbSettings
 from traffic_manager.db.pool import Dialect
-from traffic_manager.db.schema import SCHEMA_VERSION
+from traffic_manager.db.schema import NEXT_SCHEMA_VERSION, SCHEMA_VERSION
 from traffic_manager.db.session import Session
 from traffic_manager.errors import SchemaMismatch, StartRefused
 
@@ -26,7 +26,8 @@ _GRANTS = (
 
 
 def migrate(settings: DbSettings) -> str:
-    """Bring the tables to the newest version and return it. Safe to run twice, and from two places at once.
+    """Bring the tables to the newest version and return it; leave later ones, of a program that is being rolled
+    out, as they are. Safe to run twice, and from two places at once.
 
     Raises StartRefused if the database cannot be reached or refuses.
     """
@@ -36,20 +37,22 @@ def migrate(settings: DbSettings) -> str:
     try:
         with engine.begin() as connection:
             _lock(connection, settings)
-            _upgrade(connection)
-            _grant(connection, settings)
+            found = _current(connection)
+            if found is None or found <= SCHEMA_VERSION:
+                _upgrade(connection)
+                _grant(connection, settings)
     except DBAPIError as error:
         where = "DB_HOST" if settings.is_postgres else f"DB_PATH: {settings.path}"
         raise StartRefused(f"{where}: cannot migrate: {str(error.orig).strip()}") from error
     finally:
         engine.dispose()
-    return SCHEMA_VERSION
+    return max(found or "", SCHEMA_VERSION)
 
 
 def check_schema(session: Session, dialect: Dialect) -> None:
-    """Raise SchemaMismatch if the tables are not of this program's version."""
+    """Raise SchemaMismatch if the tables are neither of this program's version nor of the one after it."""
     found = found_version(session, dialect)
-    if found != SCHEMA_VERSION:
+    if found not in (SCHEMA_VERSION, NEXT_SCHEMA_VERSION):
         raise SchemaMismatch(
             f"the database's tables are of version {found or 'none'}, this program needs {SCHEMA_VERSION}: "
             "run `traffic-manager migrate`, or start with `traffic-manager serve --migrate`"
@@ -97,7 +100,14 @@ def _lock(connection: Connection, settings: DbSettings) -> None:
         connection.exec_driver_sql("begin immediate")
 
 
-def _upgrade(connection: Connection) -> None:
+def _current(connection: Connection) -> str | None:
+    """Return the version of the tables, None if there are none."""
+    from alembic.migration import MigrationContext
+
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _upgrade(connection: Connection, version: str = "head") -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)  # else it tells of every plug-in that it loads
     from alembic import command
     from alembic.config import Config
@@ -105,7 +115,7 @@ def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, version)
 
 
 def _grant(connection: Connection, settings: DbSettings) -> None:

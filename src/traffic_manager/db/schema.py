@@ -22,6 +22,8 @@ from sqlalchemy import (
 
 # The Alembic revision that this program works with; a test holds it equal to the newest migration.
 SCHEMA_VERSION = "0005"
+# Tables of the version after ours serve us too: who upgrades migrates first, while we run still. See ADR 16.
+NEXT_SCHEMA_VERSION = f"{int(SCHEMA_VERSION) + 1:04}"
 
 metadata = MetaData(
     naming_convention={"pk": "pk_%(table_name)s", "ix": "ix_%(table_name)s_%(column_0_N_name)s"}
