@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from tests.faults.resources import Used, used_by
 from tests.faults.stand import Stand
@@ -85,7 +86,7 @@ class Evidence:
 def gathered(stand: Stand, times: Times, ledger: Ledger, before: Used) -> Evidence:
     """Return the evidence of a run that is over, while its nodes still run."""
     excess = _excess(stand, before, times.healed_ns / 1e9 + _SETTLED_S)
-    log = history.of_postgres(stand.conninfo)
+    log = reduce(History.followed_by, [*stand.forgotten, history.of_postgres(stand.conninfo)])
     ledger.add(stand.ledger)
     published = _published(stand, len(log.changes))
     return Evidence(

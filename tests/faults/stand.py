@@ -16,6 +16,7 @@ from tests.monitoring.exposition import values
 from tests.node import Node
 from tests.promises.caller import Caller
 from tests.promises.crew import new_url
+from tests.promises.history import History
 from tests.promises.ledger import Ledger
 from tests.promises.places import a_node
 from tests.promises.topic import Topic
@@ -45,7 +46,8 @@ class Servers:
 @dataclass(frozen=True)
 class Stand:
     """The place of one run. `ledger` holds what was done beside the load; `findings` what the fault itself finds
-    wrong; `measured` what it counts for the criteria; `failpoints` the folder for them."""
+    wrong; `measured` what it counts for the criteria; `forgotten` the log as it was before a compaction;
+    `failpoints` the folder for them."""
 
     servers: Servers
     database: Mapping[str, str]
@@ -56,6 +58,7 @@ class Stand:
     seed: int
     failpoints: Path
     ledger: Ledger = field(default_factory=Ledger)
+    forgotten: list[History] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     measured: dict[str, float] = field(default_factory=dict)
 

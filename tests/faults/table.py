@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.faults import of_database, of_kafka, of_load, of_processes, of_redis, of_sqlite
+from tests.faults import (
+    of_database,
+    of_kafka,
+    of_load,
+    of_processes,
+    of_redis,
+    of_retention,
+    of_sqlite,
+    of_versions,
+)
 from tests.faults.scenario import Row
 
 _NOT_YET = "not built yet"
 # Rows that are tried elsewhere, or cannot be tried.
 _REASONS = {
     "F08": "two histories, of which this oracle judges one: tests/promises/test_forks.py",
-    "F37": "compaction keeps the newest 100,000 changes: tests/db/test_retention.py, tests/api/test_changes.py",
     "F47": "the clocks of one node alone: needs a library that lies to it about the time",
     "F48": "tests/monitoring/test_log_writer.py",
     "F49": "no fault of its own: the row of the log is written with the change, and compared in every run",
@@ -24,7 +32,7 @@ _REASONS = {
     "F63": "there are no quotas",
 }
 _ROWS = (*range(1, 18), *range(20, 28), *range(30, 38), *range(40, 53), *range(60, 67))
-_ROOMS = (of_database, of_sqlite, of_redis, of_kafka, of_processes, of_load)
+_ROOMS = (of_database, of_sqlite, of_redis, of_kafka, of_retention, of_processes, of_load, of_versions)
 IDS = tuple(f"F{number:02}" for number in _ROWS)
 SCENARIOS: Mapping[str, Row] = {scenario.id: scenario for room in _ROOMS for scenario in room.SCENARIOS}
 _TRIED = {scenario.partition("/")[0] for scenario in SCENARIOS}

@@ -33,6 +33,12 @@ class History:
                 return change.revision
         return None
 
+    def followed_by(self, later: History) -> History:
+        """Return this history with what *later* has beyond it; they may overlap."""
+        last = self.changes[-1].revision if self.changes else 0
+        start = sum(change.revision <= last for change in later.changes)
+        return History([*self.changes, *later.changes[start:]], [*self.digests, *later.digests[start:]])
+
 
 def of_sqlite(path: Path) -> History:
     """Return the history in a file that no server uses."""
