@@ -3,6 +3,7 @@ without."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import threading
@@ -13,7 +14,7 @@ import orjson
 import pytest
 
 from tests.api.test_lane import a_request, target_of
-from tests.api.twins import Twin, Twins, all_of, comparable, the_twins
+from tests.api.twins import EPOCH, Twin, Twins, all_of, comparable, the_twins
 from tests.node import wait_until
 from traffic_manager.api import connection as api_connection
 from traffic_manager.api import requests as api_requests
@@ -186,6 +187,20 @@ class TestTime:
                 connection.sendall(request_bytes)
                 assert statuses(connection.recv(65536)) == [200]
                 threading.Event().wait(0.1)  # idle, but not for long
+
+    def test_a_client_that_waits_for_an_answer_is_not_idle(
+        self, twins: Twins, server: Twin, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Long polls last longer than a connection may be idle."""
+
+        async def slowly(_revision: int, _timeout_s: float) -> bool:
+            await asyncio.sleep(1.0)
+            return True
+
+        monkeypatch.setattr(api_connection, "KEEP_ALIVE_S", 0.2)
+        monkeypatch.setattr(twins.follower, "reached", slowly)
+        answer = answers_to(server, a_request(target_of(), ("TM-Min-Revision", f"{EPOCH[:8]}.5")))
+        assert statuses(answer) == [200]
 
     def test_empty_lines_do_not_keep_a_connection_open(
         self, server: Twin, monkeypatch: pytest.MonkeyPatch
