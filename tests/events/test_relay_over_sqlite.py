@@ -111,6 +111,24 @@ def test_a_route_is_told_though_its_change_is_no_longer_kept(engine: SqlEngine) 
     )
 
 
+def test_routes_are_told_whose_changes_were_forgotten_before_anybody_relayed(engine: SqlEngine) -> None:
+    kafka = FakeKafka()
+    commit(engine.store, create(), create(a_key("s2")), create(a_key("s3")))
+    compact(engine.database, 2**60, kept=1)
+    relay = a_relay(engine, kafka)
+    relay.start()
+    assert eventually(lambda: engine.leases.published_revision("relay") == 3)
+    relay.stop()
+    assert set(kafka.revisions) == {1, 2, 3}
+    told = len(kafka.records)
+    again = a_relay(engine, kafka)
+    again.start()
+    commit(engine.store, deactivate())
+    assert eventually(lambda: engine.leases.published_revision("relay") == 4)
+    again.stop()
+    assert kafka.revisions[told:] == [4], "once is enough"
+
+
 def test_the_backlog_is_measured(engine: SqlEngine) -> None:
     commit(engine.store, create(), deactivate())
     assert isinstance(engine.leases, SqlLeases)

@@ -1,7 +1,8 @@
 """Knows whether all routes have been told to whoever reads the topic now; else they are told again.
 
-That is so when a new epoch has begun, because consumers may hold what only the lost branch had; and when the topic is
-another one than before, or has other partitions, because its readers may hold nothing, or the routes of others.
+They have not when a new epoch has begun, because consumers may hold what only the lost branch had; when the topic is
+another one than before, or has other partitions, because its readers may hold nothing, or the routes of others; and
+when changes were compacted away that nobody had sent.
 """
 
 from __future__ import annotations
@@ -42,21 +43,27 @@ class Audience:
         self._known: Telling | None = None
         self._retelling: Retelling | None = None
         self._to_be_told = ASKED
+        self._has_missed = False
 
     def retelling(self, head: Head, topic: Topic | None) -> Retelling | None:
         """Return what is to be told now instead of the log, None if nothing is. Raises as `Memory` does."""
         if self._retelling is None:
             known = self._known = self._known or self._memory.telling()
             self._to_be_told = _telling(head, topic, known)
-            if self._to_be_told != known:
+            if self._to_be_told != known or self._has_missed:
                 self._begin(known, head)
         return self._retelling
+
+    def has_missed(self) -> None:
+        """Take note that changes were forgotten before they were told."""
+        self._has_missed = True
 
     def told(self) -> None:
         """Take note that the retelling has come to its end. Raises as `Memory` does."""
         self._memory.told(self._to_be_told)
         self._known = self._to_be_told
         self._retelling = None
+        self._has_missed = False
 
     def forget(self) -> None:
         """Give up what is being told: it has to be begun anew."""
@@ -65,7 +72,7 @@ class Audience:
         self._known = self._retelling = None
 
     def _begin(self, known: Telling, head: Head) -> None:
-        reason = _reason(known, self._to_be_told)
+        reason = RetellingReason.COMPACTED if self._has_missed else _reason(known, self._to_be_told)
         if reason is None:  # the topic is seen for the first time
             self.told()
             return

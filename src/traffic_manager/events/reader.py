@@ -58,6 +58,11 @@ class ChangeReader:
         """The head as it was last seen."""
         return self._head
 
+    @property
+    def position(self) -> int:
+        """The revision up to which the log was read."""
+        return self._position
+
     def begin(self, published: int) -> int:
         """Read on after *published*, after the head if that is lower, or after what is no longer kept if that is
         higher, and return which. Raises

@@ -148,10 +148,17 @@ class Shift:
         position = self._reader.begin(published)
         if position < published:
             log.error("checkpoint_beyond_head", published=published, head=position)
+        self._published, self._done = published, position
         if position > published:
             log.error("changes_lost_to_compaction", published=published, compacted=position)
-        self._published, self._done = published, position
+            self._make_up_for_compaction(published)
         self._database.over()
+
+    def _make_up_for_compaction(self, published: int) -> None:
+        """Have all routes told, and the checkpoint stay until they are: whoever takes over has to do the same."""
+        if self._audience:
+            self._audience.has_missed()
+            self._done = published
 
     def _read(self, producer: EventProducer) -> Waves | None:
         retelling = self._audience and self._audience.retelling(self._reader.head, producer.topic)
@@ -169,6 +176,7 @@ class Shift:
             return None
         if waves is None:
             self._audience.told()
+            self._done = max(self._done, self._reader.position)
         return waves
 
     def _forget(self) -> None:

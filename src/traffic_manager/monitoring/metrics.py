@@ -86,6 +86,7 @@ class RetellingReason(StrEnum):
     NEW_EPOCH = "new-epoch"
     OTHER_TOPIC = "other-topic"
     OTHER_PARTITIONS = "other-partitions"
+    COMPACTED = "compacted"
     ASKED_FOR = "asked-for"
 
 
