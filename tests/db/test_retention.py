@@ -56,6 +56,12 @@ def test_what_the_relay_has_not_sent_stays(sql_engine: SqlEngine) -> None:
     assert compact(sql_engine.database, LATER, kept=1) == Compaction(1, 1)
 
 
+def test_nothing_goes_where_events_go_to_kafka_and_none_has_been_sent_yet(sql_engine: SqlEngine) -> None:
+    commit(sql_engine.store, create(), deactivate())
+    assert compact(sql_engine.database, LATER, kept=1, has_kafka=True) == Compaction(0, 0)
+    assert compact(sql_engine.database, LATER, kept=1, has_kafka=False) == Compaction(1, 1)
+
+
 def test_a_second_run_goes_on_where_the_first_ended(sql_engine: SqlEngine) -> None:
     commit(sql_engine.store, create(), deactivate())
     compact(sql_engine.database, LATER, kept=1)

@@ -161,7 +161,8 @@ def _compact(settings: Settings) -> int:
     if days is None:
         raise StartRefused("RETENTION_DAYS: must be set to forget changes")
     with opened_database(settings) as database:
-        done = run(database, time.time_ns() // 1000 - int(days * 86_400e6))
+        made_before = time.time_ns() // 1000 - int(days * 86_400e6)
+        done = run(database, made_before, has_kafka=bool(settings.kafka.bootstrap_servers))
     typer.echo(f"Forgot {done.forgotten:,} changes; the log begins after revision {done.compacted_revision}.")
     return 0
 

@@ -39,23 +39,27 @@ class Compaction:
     forgotten: int
 
 
-def compact(database: Database, made_before: int, kept: int = KEPT_CHANGES) -> Compaction:
+def compact(
+    database: Database, made_before: int, kept: int = KEPT_CHANGES, *, has_kafka: bool = False
+) -> Compaction:
     """Forget changes made before *made_before* (microseconds since 1970), but none of the newest *kept* (at least
-    1) and none that the relay has still to send. Raises SourceUnavailable; what was done until then is whole."""
+    1) and none that the relay has still to send: with *has_kafka* none at all before it has sent any. Raises
+    SourceUnavailable; what was done until then is whole."""
     forgotten = 0
-    while step := _step(database, made_before, kept):
+    while step := _step(database, made_before, kept, has_kafka):
         forgotten += step
     with database.reading() as session:
         boundary = _bounds(session)[0]
     return Compaction(boundary, forgotten)
 
 
-def _step(database: Database, made_before: int, kept: int) -> int:
+def _step(database: Database, made_before: int, kept: int, has_kafka: bool) -> int:
     """Forget up to STEP_CHANGES and return how many."""
     with database.writing() as session:
         compacted, head, published = _bounds(session)
-        # A lease that was never taken has no row: then nothing waits to be sent.
-        limit = min(head - kept, published if published is not None else head)
+        # A lease that was never taken has no row: nothing is sent, or nothing yet.
+        sent_upto = published if published is not None else 0 if has_kafka else head
+        limit = min(head - kept, sent_upto)
         rows = session.rows(_OLDEST, after=compacted, size=STEP_CHANGES)
         last = _last_to_go([row for row in rows if row[0] <= limit], made_before)
         if last is None:
