@@ -522,6 +522,18 @@ async def test_only_so_many_names_without_a_route_are_looked_up() -> None:
 
 
 @on_a_loop
+async def test_name_that_changed_lately_is_looked_up_though_made_up_ones_have_used_up_the_allowance() -> None:
+    store = MemoryStore()
+    async with reading(store, max_routes=1, unknown_names=1) as r:
+        commit(store, *(create(a_key(service)) for service in "abc"))
+        await r.followed()
+        await r.resolve(a_key("x1"))
+        with pytest.raises(Busy):
+            await r.resolve(a_key("x2"))
+        assert all([(await r.resolve(a_key(service))).entry for service in "abc"])
+
+
+@on_a_loop
 async def test_names_of_routes_are_looked_up_without_limit() -> None:
     store = MemoryStore()
     keys = [a_key(f"s{n}") for n in range(10)]

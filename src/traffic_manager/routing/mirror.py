@@ -114,6 +114,10 @@ class Mirror:
             return self.applied, entry
         return None
 
+    def has_changed_lately(self, key: str) -> bool:
+        """Return whether a remembered change is of *key*: so it is not a name that somebody made up."""
+        return key in self._last_change
+
     def accept(self, key: str, as_of: int) -> bool:
         """Return whether a value of *key*, true at revision *as_of* of this history, is as good as any shown
         before: nothing later is known of it."""

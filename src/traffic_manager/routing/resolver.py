@@ -157,8 +157,11 @@ class Resolver:
         """Read the database once for all who ask for *key* at the same time."""
         flight = self._flights.get(key)
         if flight is None:
-            self._unknown_names.take()
-            flight = asyncio.get_running_loop().create_task(self._look_up_miss(key))
+            look_up = self._look_up
+            if not self._mirror.has_changed_lately(str(key)):
+                self._unknown_names.take()
+                look_up = self._look_up_miss
+            flight = asyncio.get_running_loop().create_task(look_up(key))
             self._flights[key] = flight
             flight.add_done_callback(lambda _: self._flights.pop(key, None))
         return await asyncio.shield(flight)
