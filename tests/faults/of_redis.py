@@ -89,7 +89,7 @@ def _poisoned(stand: Stand) -> Iterator[None]:
 
 def _poison(redis: Redis, chosen: random.Random) -> bool:
     """Exchange the entries of some keys."""
-    for key in chosen.sample(KNOWN[:300], k=60):
+    for key in chosen.sample(KNOWN[:300], k=25):
         name = f"tm:{SCHEMA}:{key}"
         entry = redis.get(name) if redis.type(name) == b"string" else None
         hostile = _hostile(entry if isinstance(entry, bytes) else b"[]", chosen)

@@ -13,7 +13,7 @@ from tests.faults.load import Load
 from tests.faults.phases import QUICK, Phases
 from tests.faults.proxy import Proxy
 from tests.monitoring.exposition import values
-from tests.node import Node
+from tests.node import START_TIMEOUT_S, Node, wait_until
 from tests.promises.caller import Caller
 from tests.promises.crew import new_url
 from tests.promises.history import History
@@ -132,9 +132,11 @@ def a_stand(
 def _start(stand: Stand) -> None:
     first, *others = stand.nodes
     first.start("--migrate")
+    for node in others:
+        node.start(wait_ready=False)
     fill(first, stand.ledger)
     for node in others:
-        node.start()
+        wait_until(node.is_ready, START_TIMEOUT_S, "readiness of the other nodes")
 
 
 def fill(node: Node, ledger: Ledger) -> None:
