@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.api.streams import Stream
@@ -181,3 +182,35 @@ def test_a_backup_of_a_sqlite_file_is_restored_in_its_place(
         wait_until(lambda: consumer.routes() == _routes(node), 30, "the new history in the topic")
         verified = _command(node, "verify")
         assert verified.returncode == 0, verified.stdout
+
+
+def test_a_dump_is_restored_in_place_under_running_nodes(
+    tmp_path: Path,
+    postgres: PostgresServer,
+    postgres_settings: dict[str, str],
+    kafka: KafkaServer,
+    kafka_settings: dict[str, str],
+) -> None:
+    settings = {**postgres_settings, **kafka_settings}
+    database, dump = postgres_settings["DB_NAME"], str(tmp_path / "routes.dump")
+    consumer = _Consumer(kafka, kafka_settings["KAFKA_ROUTE_EVENTS_TOPIC"])
+    with a_node(tmp_path, settings) as node:
+        node.start("--migrate")
+        _make_what_is_kept(node)
+        postgres.run("pg_dump", "--format=custom", f"--file={dump}", database=database)
+        lost = _make_what_is_lost(node)
+        wait_until(lambda: consumer.routes() == _routes(node), 30, "the lost branch in the topic")
+        with Stream(node, {"after": lost}, timeout_s=30) as stream:
+            assert stream.next("progress").id == lost
+            options = ("--clean", "--single-transaction", "--exit-on-error")
+            postgres.run("pg_restore", *options, f"--dbname={database}", dump, database=database)
+            assert stream.next("end").data["reason"] == "history-changed"
+        with node.client() as client:
+            wait_until(lambda: _epoch(resolve(client, SAME)) != lost[:8], what="the new epoch")
+        _check_everybody_is_told(node, lost)
+        wait_until(lambda: consumer.routes() == _routes(node), 30, "the new history in the topic")
+    assert postgres.psql("select epoch_number from meta", database).strip() == "2"
+
+
+def _epoch(answer: httpx2.Response) -> str:
+    return answer.headers["TM-Revision"].partition(".")[0]
