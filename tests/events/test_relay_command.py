@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.events.topic import read_topic
-from tests.node import Node, a_route
+from tests.node import Node, a_key, a_route, path_of
 from tests.servers import KafkaServer
 
 pytestmark = pytest.mark.servers
@@ -46,6 +46,35 @@ def test_relay_alone_sends_what_a_silent_server_commits(
         assert (relay.wait(15), [r.revision for r in records if r.key == key]) == (0, [1])
     finally:
         relay.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "revisions"),
+    [
+        (["replay", "--from", "2"], "Sent the events of revisions 2 to 3 again.\n", [2, 3]),
+        (["retell"], "Told all routes again.\n", [2, 3]),
+    ],
+    ids=["replay", "retell"],
+)
+def test_events_are_sent_again_by_command(
+    silent_node: Node, kafka: KafkaServer, arguments: list[str], said: str, revisions: list[int]
+) -> None:
+    topic = f"again-{arguments[0]}"
+    with silent_node.client() as client:
+        for number, service in enumerate(("a", "a", "b")):
+            body = {"url": f"https://{number}.example.com/"}
+            client.put(path_of(a_key(service=service)), json=body).raise_for_status()
+    done = subprocess.run(
+        [sys.executable, "-m", "traffic_manager.cli", "relay", *arguments],
+        env={**silent_node.environment, "KAFKA_ROUTE_EVENTS_TOPIC": topic, "LOG_LEVEL": "ERROR"},
+        cwd=silent_node.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, said), done.stderr
+    records = read_topic(kafka.bootstrap_servers, lambda found: len(found) == 2, topic)
+    assert sorted(record.revision for record in records) == revisions
 
 
 def test_relay_without_kafka_is_refused_by_variable_name(tmp_path: Path) -> None:
