@@ -19,7 +19,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("row", rows)
 
 
-@pytest.mark.timeout(300)
+# A full row of a hundred restarts takes a quarter of an hour.
+@pytest.mark.timeout(1800)
 def test_promises_hold_through(row: str, servers: Servers, series: Series, tmp_path: Path) -> None:
     scenario = table.SCENARIOS[row]
     evidence = scenario.run(servers, tmp_path, series.phases, series.seed)

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.promises.ledger import Claim, Ledger, Read, Write
-from tests.promises.oracle import FRESH_NS, Rule, violations
+from tests.promises.ledger import Claim, Exchange, Kind, Ledger, Read, Write
+from tests.promises.oracle import FRESH_NS, Rule, event_violations, violations, worst_staleness_s
+from tests.promises.topic import Told, event_of
 from traffic_manager.routing.model import Action, Change, RouteKey
 
 KEY = RouteKey.of("team-a", "payments", "prod", "v1")
@@ -122,3 +123,54 @@ def test_an_answer_may_be_a_second_old_and_any_age_if_flagged() -> None:
 
 def test_reads_over_two_connections_may_differ() -> None:
     assert set() == rules(LOG, *WRITES, a_read(3), replace(a_read(2, at=110), connection="node/2"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "ledger"),
+    [
+        (Rule.BAD_STATUS, Ledger(exchanges=[Exchange(Kind.KNOWN, 0, 0, 5, 500)])),
+        (Rule.BAD_STATUS, Ledger(exchanges=[Exchange(Kind.LIVE, 0, 0, 5, 302)])),
+        (Rule.FALSE_404, Ledger(unanswered=[(100, 404)])),
+        (Rule.LEAK, Ledger(leaks=[b"somebody else's"])),
+    ],
+)
+def test_what_no_read_or_write_shows_is_found_too(rule: Rule, ledger: Ledger) -> None:
+    assert [rule] == [violation.rule for violation in violations([], ledger)]
+
+
+def test_answers_that_say_not_now_break_nothing() -> None:
+    ledger = Ledger(unanswered=[(100, 503)], exchanges=[Exchange(Kind.WRITE, 0, 0, 5, 503)])
+    assert violations([], ledger) == []
+
+
+TOLD = [event_of(change) for change in LOG]
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ([], TOLD),
+        ([], [*TOLD, *TOLD]),
+        ([], [TOLD[0], TOLD[1], TOLD[0], TOLD[2]]),
+        ([Rule.EVENT_LOST], TOLD[:2]),
+        ([Rule.EVENT_INVENTED], [*TOLD, event_of(a_change(4))]),
+        (
+            [Rule.EVENT_LOST, Rule.EVENT_INVENTED],
+            [*TOLD[:2], event_of(a_change(3, url="https://example.com/4"))],
+        ),
+        ([Rule.EVENT_INVERSION], [TOLD[0], TOLD[2], TOLD[1]]),
+    ],
+    ids=["right", "twice", "one again", "lost", "invented", "changed", "late"],
+)
+def test_topic_is_compared_with_the_log(rules: list[Rule], told: list[Told]) -> None:
+    assert [violation.rule for violation in event_violations(LOG, told)] == rules
+
+
+def test_staleness_counts_from_the_first_acknowledgement_of_something_newer() -> None:
+    ledger = Ledger(WRITES, [a_read(1, at=1025), a_read(3, at=9000)])
+    assert worst_staleness_s(ledger) == 1000 / 1e9
+
+
+def test_answers_with_a_flag_and_strong_ones_count_for_no_staleness() -> None:
+    old = [replace(a_read(1, at=1025), is_flagged=True), replace(a_read(1, at=1025), is_strong=True)]
+    assert worst_staleness_s(Ledger(WRITES, old)) == 0.0
