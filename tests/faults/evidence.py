@@ -16,6 +16,9 @@ from tests.promises.ledger import Exchange, Kind, Ledger
 from tests.promises.topic import Told
 
 _SETTLED_S = 10.0
+# What is measured in every run: which part of all processors others have used meanwhile.
+OTHERS_SHARE = "others' share of the machine"
+_MOST_OF_OTHERS = 0.15
 _DRAINED_S = 30.0
 
 
@@ -46,6 +49,11 @@ class Evidence:
     excess: Sequence[str]
     findings: Sequence[str]
     measured: Mapping[str, float]
+
+    @property
+    def tells_of_latency(self) -> bool:
+        """Whether the machine was ours, so that the time that an answer took was the servers'."""
+        return self.measured.get(OTHERS_SHARE, 0.0) <= _MOST_OF_OTHERS
 
     def base(self, *kinds: Kind) -> list[Exchange]:
         """The requests that were due and answered before anything broke."""

@@ -19,7 +19,8 @@ from tests.faults.criteria import (
 )
 from tests.faults.disks import a_small_disk, filled
 from tests.faults.driver import LoadProcess
-from tests.faults.evidence import Evidence, Times
+from tests.faults.evidence import OTHERS_SHARE, Evidence, Times
+from tests.faults.machine import spent
 from tests.faults.phases import Phases
 from tests.faults.scenario import Criterion
 from tests.faults.stand import Servers, a_load, fill
@@ -55,7 +56,7 @@ class KilledWhileWriting:
                 findings += _damage(path)
         ended_ns = time.monotonic_ns()
         times = Times(began_ns, began_ns, began_ns, ended_ns, ended_ns, ended_ns)
-        return _evidence(times, ledger, path, findings)
+        return _evidence(times, ledger, path, findings, {})
 
 
 def _write_until_killed(node: Node, ledger: Ledger, seed: int) -> None:
@@ -94,13 +95,15 @@ class UnderLoad:
             fill(node, ledger)
             load = LoadProcess(a_load([node], seed))
             try:
+                began = spent()
                 times = self._observe(Path(node.environment["DB_PATH"]), phases)
+                measured = {OTHERS_SHARE: spent().share_of_others_since(began)}
                 ledger.add(load.finish())
             finally:
                 load.kill()
             node.stop()
             path = Path(node.environment["DB_PATH"])
-            return _evidence(times, ledger, path, _damage(path))
+            return _evidence(times, ledger, path, _damage(path), measured)
 
     def _observe(self, path: Path, phases: Phases) -> Times:
         began_ns = time.monotonic_ns()
@@ -120,8 +123,10 @@ def _damage(path: Path) -> list[str]:
     return [] if said == "ok" else [f"integrity_check: {said}"]
 
 
-def _evidence(times: Times, ledger: Ledger, path: Path, findings: Sequence[str]) -> Evidence:
-    return Evidence(times, ledger, history.of_sqlite(path), (), None, (), findings, {})
+def _evidence(
+    times: Times, ledger: Ledger, path: Path, findings: Sequence[str], measured: Mapping[str, float]
+) -> Evidence:
+    return Evidence(times, ledger, history.of_sqlite(path), (), None, (), findings, measured)
 
 
 @contextmanager

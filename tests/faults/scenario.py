@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.faults.driver import LoadProcess
-from tests.faults.evidence import Evidence, Times, gathered
+from tests.faults.evidence import OTHERS_SHARE, Evidence, Times, gathered
 from tests.faults.load import Load
+from tests.faults.machine import spent
 from tests.faults.phases import Phases
 from tests.faults.resources import used_by
 from tests.faults.stand import NODES, Servers, Stand, a_stand
@@ -82,7 +83,7 @@ class Scenario:
                 load.kill()
 
     def _observe(self, stand: Stand, load: LoadProcess, phases: Phases) -> Evidence:
-        began_ns = time.monotonic_ns()
+        began, began_ns = spent(), time.monotonic_ns()
         time.sleep(phases.base_s)
         before = used_by(stand)
         breaks_ns = time.monotonic_ns()
@@ -93,5 +94,6 @@ class Scenario:
         healed_ns = time.monotonic_ns()
         time.sleep(phases.recovery_s)
         times = Times(began_ns, breaks_ns, broken_ns, heals_ns, healed_ns, time.monotonic_ns())
+        stand.measured[OTHERS_SHARE] = spent().share_of_others_since(began)
         ledger = load.finish()
         return gathered(stand, times, ledger, before)
