@@ -22,8 +22,9 @@ from traffic_manager.monitoring.heartbeats import Heartbeats
 
 # A worker that ends with this could not start, and neither could its like: the settings have to change.
 EXIT_REFUSED = 78
-# A worker that lived this long was well; one that did not waits twice as long as the one before it.
-_WELL_AFTER_S = 10.0
+# A worker that lived this long was well; one that did not waits twice as long as the one before it. Longer than a
+# start that fails takes: what kills workers later is not cured by having fewer of them.
+_WELL_AFTER_S = 1.5
 _RESTART_FIRST_S = 0.1
 _RESTART_MOST_S = 30.0
 # An event loop that has not run for so long is wedged: clients of its connections wait for nothing.

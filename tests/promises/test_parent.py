@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
@@ -68,6 +69,15 @@ def replaced(node: Node) -> int:
     os.kill(min(before), signal.SIGKILL)
     (born,) = wait_until(lambda: set(workers_of(node)) - before, 5.0, "another worker")
     return born
+
+
+def test_worker_that_was_well_is_replaced_within_a_second_however_often_it_is_killed(node: Node) -> None:
+    for _ in range(5):
+        began = time.monotonic()
+        born = replaced(node)
+        assert time.monotonic() - began < 1.0
+        wait_until(lambda: time.monotonic() - began > 2.0, 5.0, "a life of two seconds")  # noqa: B023 at once
+        os.kill(born, 0)
 
 
 def test_replacement_that_is_born_after_a_restore_knows_the_new_history(
