@@ -60,6 +60,22 @@ def test_a_reader_that_stops_costs_lines_but_no_time(pipe: tuple[int, int]) -> N
     writer.write(LINE)  # must not block either, for the reader has gone for good
 
 
+def test_who_must_never_wait_drops_what_is_not_taken_at_once_and_tells_of_it_later(
+    pipe: tuple[int, int],
+) -> None:
+    writer = LogWriter(pipe[1])
+    writer.never_wait()
+    with capture_logs() as lines:
+        for _ in range(200):  # blocks for ever if a write can block
+            writer.write(LINE)
+        dropped, taken = writer.dropped, 200 - writer.dropped
+        assert dropped >= 100
+        assert len(read_lines(pipe[0], taken)) == taken
+        writer.write(LINE)
+    assert [(line["event"], line["lines"]) for line in lines] == [("log_lines_dropped", dropped)]
+    assert read_lines(pipe[0], 1) == [LINE]
+
+
 def test_the_log_says_how_many_lines_were_dropped_when_it_flows_again(pipe: tuple[int, int]) -> None:
     writer = LogWriter(pipe[1])
     with capture_logs() as lines:

@@ -4,8 +4,9 @@ A pipe whose reader has stopped takes about 64 KiB, then every write to it block
 `start`: from then on a thread writes, requests only queue, and when 4,000 lines wait, further ones are
 counted and dropped; `log_lines_dropped` tells how many as soon as lines flow again. Before `start` and after
 `stop` a line is written at once by whoever logs it, and a blocked reader blocks the caller: right for
-commands and for the parent of the workers, which has to stay without threads to fork. A killed process loses
-the lines that wait, which are none unless the reader is slow.
+commands. The parent of the workers has to stay without threads to fork, and must replace workers whoever reads:
+it calls `never_wait`, and drops lines that would not be taken at once. A killed process loses the lines that
+wait, which are none unless the reader is slow.
 
 Each line is one `write`. Several workers share standard output, and up to 4,096 bytes (Linux) a pipe takes a
 write whole; a longer line can be torn by another worker's.
@@ -34,17 +35,23 @@ class LogWriter:
         self._queue: SimpleQueue[bytes | None] | None = None
         self._thread: threading.Thread | None = None
         self._is_blocked = False
+        self._waits = True
+        self._untold = 0  # lines dropped since the log told of some
         self.dropped = 0
 
     def write(self, line: bytes) -> None:
         """Write *line*, which has no line break in it and gets one here."""
         queue = self._queue
         if queue is None:
-            self._emit(line)
+            self._emit_now(line)
         elif queue.qsize() < _MAX_WAITING_LINES:
             queue.put(line)
         else:
-            self.dropped += 1
+            self._drop()
+
+    def never_wait(self) -> None:
+        """From now on drop a line, while no thread writes, if it would not be taken at once."""
+        self._waits = False
 
     def start(self) -> None:
         """From now on write on a thread. Call after the fork; a child that is forked later starts without."""
@@ -77,9 +84,25 @@ class LogWriter:
     def _run(self, queue: SimpleQueue[bytes | None]) -> None:
         while (line := queue.get()) is not None:
             self._emit(line)
-            if self.dropped and not self._is_blocked and queue.qsize() < _MAX_WAITING_LINES // 2:
-                dropped, self.dropped = self.dropped, 0
-                log.warning("log_lines_dropped", lines=dropped)
+            if not self._is_blocked and queue.qsize() < _MAX_WAITING_LINES // 2:
+                self._tell_of_dropped()
+
+    def _emit_now(self, line: bytes) -> None:
+        if not (self._waits or select.select([], [self._fd], [], 0)[1]):
+            self._drop()
+            return
+        self._emit(line)
+        if not self._waits:
+            self._tell_of_dropped()
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        self._untold += 1
+
+    def _tell_of_dropped(self) -> None:
+        untold, self._untold = self._untold, 0
+        if untold:
+            log.warning("log_lines_dropped", lines=untold)
 
     def _emit(self, line: bytes) -> None:
         rest = b"" if self._is_blocked else line + b"\n"
@@ -87,7 +110,7 @@ class LogWriter:
             while rest:
                 rest = rest[self._write_some(rest) :]
         except OSError:  # the reader is gone or the disk full: there is nowhere to say so
-            self.dropped += 1
+            self._drop()
 
     def _write_some(self, data: bytes) -> int:
         try:
