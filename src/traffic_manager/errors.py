@@ -3,6 +3,7 @@
     TrafficManagerError
     ├── InvalidInput            what was sent breaks a rule; names each field
     ├── RequestRefused          a request that HTTP itself refuses: too large, wrong type
+    │   └── TooManyConnections  as many clients as may are connected
     ├── Unauthenticated         no credential that is known, whole and in force
     ├── Forbidden               the credential does not permit it; says nothing of what is there
     ├── KeyNotFound             no such API key that the caller administers
@@ -14,7 +15,8 @@
     ├── HistoryGone             a position that this history cannot continue from
     ├── BatchFailed             one operation of a batch failed; index and cause
     ├── SourceUnavailable       the database cannot be asked now; try again
-    │   ├── Busy                we are full; try again sooner
+    │   ├── Busy                we are full; try again
+    │   │   ├── Overloaded      requests wait too long for their turn; this one was refused at once
     │   │   └── TooManyWatchers no more may wait here for changes
     │   ├── NotYetReached       TM-Min-Revision lies in the future
     │   ├── StorageReadOnly     the database takes no writes
@@ -71,6 +73,17 @@ class RequestRefused(TrafficManagerError):
         super().__init__(detail)
         self.status = status
         self.code = code
+
+
+class TooManyConnections(RequestRefused):
+    """As many connections as may are open at this worker."""
+
+    retry_after_s = range(1, 4)
+
+    def __init__(self) -> None:
+        super().__init__(
+            503, "too-many-connections", "as many clients as may are connected (API_MAX_CONNECTIONS)"
+        )
 
 
 class Unauthenticated(TrafficManagerError):
@@ -156,9 +169,10 @@ class BatchFailed(TrafficManagerError):
 
 
 class SourceUnavailable(TrafficManagerError):
-    """The database cannot answer now. Nothing was written; a retry after *retry_after_s* may succeed."""
+    """The database cannot answer now. Nothing was written; a retry after *retry_after_s* may succeed: clients are
+    told different ones of these seconds, so that they do not come back together."""
 
-    retry_after_s = 2
+    retry_after_s = range(1, 4)
 
     def __init__(self, reason: str = "the database cannot be reached") -> None:
         super().__init__(reason)
@@ -168,13 +182,18 @@ class SourceUnavailable(TrafficManagerError):
 class Busy(SourceUnavailable):
     """The work could not start in time because too much other work was before it."""
 
-    retry_after_s = 1
+
+class Overloaded(Busy):
+    """Requests wait too long for their turn here, and those of this kind are refused before others."""
+
+    def __init__(self) -> None:
+        super().__init__("requests wait too long here, and this one can wait")
 
 
 class TooManyWatchers(Busy):
     """As many wait for changes at this worker as may."""
 
-    retry_after_s = 5
+    retry_after_s = range(5, 8)
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} wait for changes at this worker already (WATCH_LIMIT); try again")
@@ -183,19 +202,19 @@ class TooManyWatchers(Busy):
 class NotYetReached(SourceUnavailable):
     """The revision asked for by TM-Min-Revision does not exist yet."""
 
-    retry_after_s = 1
+    retry_after_s = range(1, 2)
 
 
 class StorageReadOnly(SourceUnavailable):
     """The database refuses writes, reads go on."""
 
-    retry_after_s = 5
+    retry_after_s = range(5, 6)
 
 
 class StorageFull(SourceUnavailable):
     """The database's disk is full, reads go on."""
 
-    retry_after_s = 30
+    retry_after_s = range(30, 31)
 
 
 class OutcomeUnknown(SourceUnavailable):

@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from traffic_manager import failpoints
+from traffic_manager.api.admission import most_connections
 from traffic_manager.api.server import FINISH_S, bind
 from traffic_manager.config.settings import Settings
 from traffic_manager.db.migrate import check_schema, migrate
@@ -34,8 +35,6 @@ from traffic_manager.worker import Worker, counters_of, import_parts
 # Beyond draining and finishing: closing pools, releasing the lease.
 _CLOSE_S = 15.0
 _DEFAULT_PORT = 8000
-# Open files of a worker beside its clients' and the pool's: metrics, logs, Redis, Kafka, the follower.
-_OWN_FILES = 64
 _NOFILE = resource.RLIMIT_NOFILE
 # No worker ever holds more, and some systems' limit is a billion.
 _MOST_FILES = 2**20
@@ -68,12 +67,16 @@ def _serve(settings: Settings, log_writer: LogWriter, migrate_first: bool) -> in
         address=f"{settings.host}:{settings.api.port}",
         workers=settings.api.workers,
         open_files=files,
-        connections=max(0, files - settings.db.pool_max - _OWN_FILES) * settings.api.workers,
+        connections=most_connections(settings) * settings.api.workers,
     )
     if settings.app.is_development:
         _print_welcome(settings)
     if not settings.db.is_postgres:
-        code = _run_worker(lambda: Worker(settings, Metrics(), empty_memory(settings)), listener, log_writer)
+        code = _run_worker(
+            lambda: Worker(settings, Metrics(), empty_memory(settings), lambda: log_writer.dropped),
+            listener,
+            log_writer,
+        )
         return 1 if code == EXIT_REFUSED else code
     return _run_workers(settings, listener, log_writer)
 
@@ -128,6 +131,7 @@ def _run_workers(settings: Settings, listener: socket.socket, log_writer: LogWri
     estate = _Estate(settings, directory, listener)
     hearts = Heartbeats(settings.api.workers)
     import_parts(settings)
+    log_writer.never_wait()
 
     def work(index: int) -> int:
         def worker() -> Worker:
@@ -135,6 +139,7 @@ def _run_workers(settings: Settings, listener: socket.socket, log_writer: LogWri
                 settings,
                 Metrics(directory, index),
                 estate.inheritance.memory,
+                lambda: log_writer.dropped,
                 partial(hearts.beat, index),
                 hearts.are_all_stopping,
             )

@@ -36,6 +36,7 @@ from traffic_manager.monitoring.health import (
     not_configured,
 )
 from traffic_manager.monitoring.metrics import Freshness, Metrics, PollOutcome
+from traffic_manager.monitoring.overload import Overload
 from traffic_manager.monitoring.system_metrics import Source, SystemMetrics
 from traffic_manager.outbox import Outbox
 from traffic_manager.parent import EXIT_REFUSED
@@ -74,6 +75,7 @@ class Worker:
         settings: Settings,
         metrics: Metrics,
         memory: Memory,
+        dropped_lines: Callable[[], int] = lambda: 0,
         beat: Callable[[], None] | None = None,
         is_node_stopping: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -104,9 +106,12 @@ class Worker:
         self._health = Health(self._checks(), was_database_reached=self._mirror.head is not None)
         self._system = SystemMetrics(metrics, self._sources(), interval_s=_PROBE_EVERY_S)
         self._evictions = _Growth(metrics.tm_mirror_evictions_total.inc)
+        self._dropped_lines = dropped_lines
+        self._lines = _Growth(metrics.tm_log_dropped_total.inc)
         self._refusals = _Growth(metrics.tm_unknown_names_refused_total.inc)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exit_code = 0
+        self._overload = Overload(metrics)
         resolver = Resolver(
             self._mirror, self._follower, self._route_cache(), store, self._reads, self._unknown_names
         )
@@ -128,6 +133,7 @@ class Worker:
             gate=Gate(memory.keyring),
             key_registry=KeyRegistry(SqlKeyStore(self._database), settings.pepper, self._committed),
             beat=beat,
+            overload=self._overload,
         )
         self._server = Server(
             build_app(parts, self._lifespan),
@@ -148,7 +154,7 @@ class Worker:
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         self._loop = asyncio.get_running_loop()
         self._database.open()
-        heart = self._loop.create_task(self._keep_beating())
+        heart = asyncio.gather(self._keep_beating(), self._overload.watch())
         self._follower.start()
         self._registry.start()
         await self._catch_up()
@@ -264,7 +270,7 @@ class Worker:
 
     def _sources(self) -> dict[str, Source]:
         sources = {"health": self._health.probe, "pool": self._measure_pool, "mirror": self._measure_mirror}
-        sources["snapshot"] = self._measure_snapshot
+        sources |= {"snapshot": self._measure_snapshot, "overload": self._measure_overload}
         return sources | ({"outbox": self._measure_outbox} if self._outbox else {})
 
     def _measure_pool(self) -> None:
@@ -275,6 +281,11 @@ class Worker:
         states = self._metrics.tm_breaker_state
         states.labels("database").set(self._database.is_left_alone)
         states.labels("cache").set(self._redis is not None and self._redis.is_left_alone)
+
+    def _measure_overload(self) -> None:
+        self._metrics.tm_loop_delay_seconds.set(self._overload.standing_s)
+        self._metrics.tm_connections.set(self._server.connections)
+        self._lines.count(self._dropped_lines())
 
     def _measure_snapshot(self) -> None:
         path = self._settings.snapshot_path

@@ -77,7 +77,7 @@ def test_no_more_than_the_limit_may_watch_and_who_leaves_makes_room(
     with ExitStack() as open_streams:
         streams = [open_streams.enter_context(streaming(quick)) for _ in range(20)]
         refused = quick_api.get(STREAM)
-        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        assert (refused.status_code, int(refused.headers["Retry-After"]) in range(5, 8)) == (503, True)
         assert refused.json()["type"].endswith(":too-many-watchers")
         polled = quick_api.get("/api/v1/changes", params={"after": head_of(quick_api), "wait": 1})
         assert polled.status_code == 503

@@ -68,7 +68,7 @@ class Twins:
 
 
 def _protocol_of(parts: Parts) -> partial[Connection]:
-    return partial(Connection, parts.metrics)
+    return partial(Connection, parts.metrics, parts.overload)
 
 
 def _parts(gate: Gate) -> Parts:

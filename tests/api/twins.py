@@ -26,6 +26,7 @@ from traffic_manager.api.lane import Lane, LaneConnection
 from traffic_manager.api.server import Server, bind
 from traffic_manager.config.settings import load_settings
 from traffic_manager.monitoring.metrics import Metrics
+from traffic_manager.monitoring.overload import Overload
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.ports import Entry, Head, Table
@@ -59,7 +60,8 @@ class Twin:
     """One of the two servers. *protocol_of* makes its protocol."""
 
     def __init__(self, parts: Parts, protocol_of: Callable[[Parts], Callable[..., Connection]]) -> None:
-        self.parts = replace(parts, metrics=Metrics())
+        metrics = Metrics()
+        self.parts = replace(parts, metrics=metrics, overload=Overload(metrics))
         self.connections: list[Connection] = []
         self._reading = Condition()
         self._read_bytes: dict[tuple[str, int] | None, int] = {}
@@ -138,8 +140,10 @@ class Twins:
             "gate": gate,
         }
         parts = Parts(**{**dict.fromkeys((part.name for part in fields(Parts)), nothing), **needed})
-        self.lane = Twin(parts, lambda parts: partial(LaneConnection, Lane(parts), parts.metrics))
-        self.documented = Twin(parts, lambda parts: partial(Connection, parts.metrics))
+        self.lane = Twin(
+            parts, lambda parts: partial(LaneConnection, Lane(parts), parts.metrics, parts.overload)
+        )
+        self.documented = Twin(parts, lambda parts: partial(Connection, parts.metrics, parts.overload))
 
     def serve(
         self, entries: dict[str, Entry], head: Head = HEAD, *, is_fork: bool = False, beyond: int = 0

@@ -59,7 +59,8 @@ def test_a_flood_of_unknown_names_is_refused_and_routes_are_answered_on(node: No
     answers = [caller.resolve(a_name(number)) for number in range(1, 10 * ALLOWED)]
     assert {answer.status for answer in answers} == {404, 503}
     refused = next(answer for answer in answers if answer.status == 503)
-    assert (refused.headers["retry-after"], refused.json["type"]) == ("1", "urn:traffic-manager:busy")
+    assert refused.headers["retry-after"] in "123"
+    assert refused.json["type"] == "urn:traffic-manager:busy"
     assert [caller.resolve(key).status for key in held] == [200, 200]
 
 

@@ -32,7 +32,7 @@ ANONYMOUS = Principal("anonymous", (Grant(Role.ADMIN, None, None),))
 _NOBODY = Principal("nobody", ())
 _SCRAPER = Principal("anonymous", (Grant(Role.VIEWER, None, None),))
 HEALTH = ("/health", "/health/live", "/health/ready")
-_METRICS = "/metrics"
+METRICS = "/metrics"
 
 
 class Gate:
@@ -91,7 +91,7 @@ def _credential_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 def free_calls(gate: Gate, *, metrics_are_free: bool) -> Mapping[str, Principal]:
     """Return the paths that ask for no credential, and as whom they are answered."""
     free = dict.fromkeys(HEALTH, _NOBODY)
-    return free | {_METRICS: _SCRAPER} if metrics_are_free and not gate.is_open else free
+    return free | {METRICS: _SCRAPER} if metrics_are_free and not gate.is_open else free
 
 
 class Door:

@@ -19,6 +19,7 @@ from traffic_manager.api.context import Parts
 from traffic_manager.api.head import HeadAsGet
 from traffic_manager.api.requests import shown
 from traffic_manager.api.schemas import ProblemAnswer
+from traffic_manager.api.shedding import Shedding
 from traffic_manager.api.write_lane import WriteLane
 from traffic_manager.errors import (
     BatchFailed,
@@ -100,6 +101,7 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     free = free_calls(parts.gate, metrics_are_free=parts.settings.auth.metrics == "open")
     api.add_middleware(Door, gate=parts.gate, free=free, refuse=_refuse)
     api.add_middleware(HeadAsGet)
+    api.add_middleware(Shedding, overload=parts.overload, refuse=_refuse)
     api.add_middleware(
         RequestMonitoring,
         metrics=parts.metrics,

@@ -19,6 +19,7 @@ from traffic_manager.config.settings import Settings
 from traffic_manager.errors import FieldProblem, InvalidInput
 from traffic_manager.monitoring.health import Health
 from traffic_manager.monitoring.metrics import Metrics
+from traffic_manager.monitoring.overload import Overload
 from traffic_manager.routing.batch_resolver import BatchResolver
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.follower import Follower
@@ -54,6 +55,7 @@ class Parts:
     key_registry: KeyRegistry
     # Tells the parent, if there is one, that this worker runs.
     beat: Callable[[], None] | None
+    overload: Overload
     # Whose snapshot reads the next portion of the mirror.
     scan_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     # So many watchers at a time read the database; other readers keep the rest of the threads.

@@ -14,13 +14,16 @@ from hashlib import sha256
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from traffic_manager.api.connection import Connection
+from traffic_manager.api.connection import CLOSE, Connection, as_bytes
 from traffic_manager.api.context import Parts
 from traffic_manager.api.kept import Kept
-from traffic_manager.api.problems import Headers
+from traffic_manager.api.problems import Headers, render
 from traffic_manager.api.rendered import Front, Rendered, rendered
 from traffic_manager.api.resolve import RESOLVE_PATH
+from traffic_manager.errors import Overloaded
+from traffic_manager.monitoring.metrics import Load
 from traffic_manager.monitoring.middleware import CORRELATION_HEADER, accepted_id
+from traffic_manager.monitoring.resolve_counts import RESOLVE_ENDPOINT
 from traffic_manager.routing.ports import Head
 
 # The grammar of names without + (a space in a query) and without anything percent-encoded.
@@ -65,6 +68,8 @@ class Lane:
         self.mark_of = parts.gate.mark_of
         self.permits = parts.gate.permits_resolve
         self._count = parts.metrics.resolved_in_lane
+        self._observe = parts.metrics.observe_request
+        self._overload = parts.overload
         self._count_flagged = parts.metrics.tm_resolve_flagged_total.inc
         self._rendered: Kept[str, Rendered] = Kept(_RENDERED_BYTES, _size_of_rendered)
         self._heads: Kept[bytes, Asked] = Kept(_HEADS_BYTES, _size_of_head)
@@ -98,6 +103,8 @@ class Lane:
 
     def answer(self, asked: Asked, correlation_id: bytes | None, general: Headers) -> bytes | None:
         """Return the whole answer, beginning with the *general* headers; None if the mirror cannot tell."""
+        if self._overload.refuses_resolves and self._overload.refuses(Load.RESOLVES):
+            return self._refusal(asked, correlation_id, general)
         began = perf_counter()
         key, mirror = asked.key, self._mirror
         kept = self._rendered.get(key)
@@ -111,6 +118,15 @@ class Lane:
         status, answer = kept.answer(front, request_id, end, asked.if_none_match)
         self._count(status, perf_counter() - began)
         return answer
+
+    def _refusal(self, asked: Asked, correlation_id: bytes | None, general: Headers) -> bytes:
+        request_id = correlation_id or next(self._ids)
+        status, headers, body = render(Overloaded(), RESOLVE_PATH, request_id.decode())
+        self._observe("GET", RESOLVE_ENDPOINT, status, 0.0)
+        headers += [(b"content-length", b"%d" % len(body)), (CORRELATION_HEADER, request_id)]
+        if asked.is_last and CLOSE not in general:
+            headers.append(CLOSE)
+        return as_bytes(status, [*general, *headers], body)
 
     def closes(self) -> bool:
         """Return whether the general headers of the last answer say that the connection is closed."""

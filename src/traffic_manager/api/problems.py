@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
+from zlib import crc32
 
 import orjson
 
@@ -44,6 +45,8 @@ PROBLEMS: dict[type[TrafficManagerError], Problem] = {
     errors.HistoryGone: Problem(410, "history-gone", "These changes cannot be continued from"),
     errors.SourceUnavailable: Problem(503, "source-unavailable", "The database cannot answer now"),
     errors.Busy: Problem(503, "busy", "Too much is going on"),
+    errors.Overloaded: Problem(503, "overloaded", "Too much is going on"),
+    errors.TooManyConnections: Problem(503, "too-many-connections", "Too many clients are connected"),
     errors.TooManyWatchers: Problem(503, "too-many-watchers", "Too many wait for changes here"),
     errors.NotYetReached: Problem(503, "not-yet-reached", "The revision does not exist yet"),
     errors.StorageReadOnly: Problem(503, "storage-read-only", "The database takes no writes now"),
@@ -74,7 +77,7 @@ def problem_of(error: TrafficManagerError) -> Problem:
     """Return the kind of *error*: its own, or that of the nearest class above it."""
     if isinstance(error, errors.BatchFailed):
         return problem_of(error.cause)
-    if isinstance(error, errors.RequestRefused):
+    if type(error) is errors.RequestRefused:
         return Problem(error.status, error.code, "The request was refused")
     for kind in type(error).__mro__:
         if kind in PROBLEMS:
@@ -103,11 +106,16 @@ def render(error: TrafficManagerError, instance: str, correlation_id: str) -> tu
     headers: Headers = [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store")]
     if isinstance(cause, errors.Unauthenticated):
         headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(cause, errors.SourceUnavailable):
-        headers.append((b"retry-after", str(cause.retry_after_s).encode()))
+    if isinstance(cause, errors.SourceUnavailable | errors.TooManyConnections):
+        headers.append((b"retry-after", _retry_after(cause.retry_after_s, correlation_id)))
     if error.as_of is not None:
         headers.append((b"tm-revision", str(error.as_of).encode()))
     return problem.status, headers, orjson.dumps(document)
+
+
+def _retry_after(seconds: range, correlation_id: str) -> bytes:
+    """Return one of *seconds*, a different one for each request; the same again for the same."""
+    return b"%d" % seconds[crc32(correlation_id.encode()) % len(seconds)]
 
 
 def render_internal(instance: str, correlation_id: str) -> tuple[int, Headers, bytes]:

@@ -14,8 +14,9 @@ from typing import Any
 import structlog
 import uvicorn
 
+from traffic_manager.api.admission import Admission, most_connections
 from traffic_manager.api.backlog import all_accepted, take_no_more
-from traffic_manager.api.connection import Connection
+from traffic_manager.api.connection import CLOSE, Connection
 from traffic_manager.api.context import Parts
 from traffic_manager.api.lane import Lane, LaneConnection
 
@@ -24,7 +25,6 @@ FINISH_S = 15.0
 # Connections that wait to be accepted: as many as the system allows (net.core.somaxconn), for clients of a node
 # that has gone all come at once.
 _BACKLOG = 65_535
-_CLOSE = (b"connection", b"close")
 
 App = Any  # an ASGI application
 Protocol = Callable[..., Connection]
@@ -67,6 +67,11 @@ class Server(uvicorn.Server):
         self._close_at: float | None = None
         self._is_node_stopping = is_node_stopping
 
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self.server_state.connections)
+
     def serve_on(self, listener: socket.socket) -> None:
         """Serve the connections of *listener* until told to stop."""
         self.run(sockets=[listener])
@@ -98,9 +103,9 @@ class Server(uvicorn.Server):
             self._closing()
             self.should_exit = True
         is_time = await super().on_tick(counter)
-        if self._close_at is not None and _CLOSE not in self.server_state.default_headers:
+        if self._close_at is not None and CLOSE not in self.server_state.default_headers:
             # Else a client's next request could meet the closing of its idle connection.
-            self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+            self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
         return is_time
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -117,8 +122,10 @@ def protocol_of(parts: Parts) -> Protocol:
     """Return what makes the protocol of a new connection. With an access log there is no lane: it writes no lines,
     for it would spend longer on them than on its answers."""
     if parts.settings.api.access_log:
-        return partial(Connection, parts.metrics)
-    return partial(LaneConnection, Lane(parts), parts.metrics)
+        protocol: Protocol = partial(Connection, parts.metrics, parts.overload)
+    else:
+        protocol = partial(LaneConnection, Lane(parts), parts.metrics, parts.overload)
+    return Admission(protocol, parts.metrics, parts.overload, most_connections(parts.settings))
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -261,6 +261,11 @@ class ApiSettings(Section):
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="Worker processes; above 1 needs PostgreSQL."
     )
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None,
+        description="At most this many connections of clients per worker; on more, anything but a probe is "
+        "answered 503. Default: as many as the open files allow.",
+    )
     access_log: bool = Field(
         False, description="Log every request; resolves then go the slower, documented way."
     )

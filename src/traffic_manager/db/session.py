@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -17,6 +17,9 @@ class Cursor(Protocol):
 
     def execute(self, statement: str, parameters: Any = ..., /) -> Any:
         """Run one statement."""
+
+    def executemany(self, statement: str, parameters: Any, /) -> Any:
+        """Run one statement for many parameter sets."""
 
     def fetchall(self) -> list[Row]:
         """Return all rows that are left."""
@@ -68,6 +71,15 @@ class Session:
         touched = cursor.rowcount
         cursor.close()
         return touched
+
+    def run_many(self, statement: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Run a statement once for each of *rows*."""
+        if not rows:
+            return
+        self._counted()
+        cursor = self._cursor()
+        cursor.executemany(self._adapt(statement), rows)
+        cursor.close()
 
     def _run(self, statement: str, parameters: Mapping[str, object]) -> Cursor:
         self._counted()

@@ -73,6 +73,15 @@ class Freshness(StrEnum):
     STALE = "stale"  # flagged: the database is away
 
 
+class Load(StrEnum):
+    """What is refused under too much of it: the first of these first."""
+
+    LISTS = "lists"  # lists, histories, pages of changes, batches of changes, new streams
+    WRITES = "writes"
+    MISSES = "misses"  # resolves that the lane cannot answer
+    RESOLVES = "resolves"
+
+
 class PollOutcome(StrEnum):
     """How a poll for changes ended."""
 
@@ -202,8 +211,24 @@ class Metrics:
             registry=self._registry,
             buckets=REQUEST_BUCKETS,
         )
+        self._build_overload()
         for status in LANE_STATUSES:
             self._bind("GET", RESOLVE_ENDPOINT, status)
+
+    def _build_overload(self) -> None:
+        self.tm_loop_delay_seconds = self._gauge(
+            "tm_loop_delay_seconds", "Longest time that a request waits for its turn.", "livemax"
+        )
+        self.tm_shed_total = self._counter(
+            "tm_shed_total", "Requests refused because too much is going on.", **{"class": Load}
+        )
+        self.tm_connections = self._gauge("tm_connections", "Open connections of clients.", "livesum")
+        self.tm_connections_refused_total = self._counter(
+            "tm_connections_refused_total", "Connections beyond API_MAX_CONNECTIONS."
+        )
+        self.tm_log_dropped_total = self._counter(
+            "tm_log_dropped_total", "Log lines that nobody took in time."
+        )
 
     def _build_revisions(self) -> None:
         self.tm_applied_revision = self._gauge(

@@ -114,7 +114,8 @@ class RequestMonitoring:
         endpoint, status = route_template(scope), answer.status or 500
         self._metrics.observe_request(scope["method"], endpoint, status, seconds)
         say = log.info if self._access_log else log.debug
-        if status >= 500:
+        # Under overload a line each would be most of the work.
+        if status >= 500 and not scope["state"].get("is_shed"):
             say = log.warning
         say(
             "request_answered",
