@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from traffic_manager.errors import SourceUnavailable
 from traffic_manager.events.delivery import Delivery, Failure, KafkaUnavailable, Topic
@@ -40,7 +40,7 @@ def a_change(revision: int = 1, key: RouteKey | None = None, **other: object) ->
         correlation_id=f"c-{revision}",
         occurred_at=AT_2026 + revision,
     )
-    return replace(change, **other)  # type: ignore[arg-type] # the fields of Change, by name
+    return change._replace(**other)  # type: ignore[arg-type] # the fields of Change, by name
 
 
 class Clock:

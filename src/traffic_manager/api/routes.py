@@ -49,7 +49,7 @@ class Preconditions(NamedTuple):
 
     def on(self, operation: Operation) -> Operation:
         """Return *operation* with these preconditions."""
-        return replace(operation, if_match=self.if_match, if_none_match=self.if_none_match)
+        return operation._replace(if_match=self.if_match, if_none_match=self.if_none_match)
 
 
 async def _preconditions(
@@ -336,7 +336,7 @@ def _operations(parts: Parts, caller: Principal, bodies: Sequence[schemas.Operat
             _check_fields(body, verb)
             operation = operation_of(parts, caller, verb, _names(body), body.url, body.is_active)
             if body.if_match is not None:
-                operation = replace(operation, if_match=tags_of(body.if_match, "if_match"))
+                operation = operation._replace(if_match=tags_of(body.if_match, "if_match"))
             operations.append(operation)
         except InvalidInput as error:
             raise BatchFailed(index, _pointed(error, index)) from error

@@ -4,7 +4,8 @@ take no node down.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
@@ -33,16 +34,21 @@ def route_of(row: Row) -> Route | None:
 def change_of(row: Row) -> Change | None:
     """Return the change of a row of CHANGE_COLUMNS, None if it can be none."""
     revision, batch_end, *names, action, url, is_active, previous, actor, reason, correlation_id, at = row
-    if not _are_names(names) or action not in _ACTIONS or not _is_time(at) or not _is_state(previous):
+    if (
+        not _are_names(names)
+        or (does := _ACTIONS.get(action)) is None
+        or not _is_time(at)
+        or not _is_state(previous)
+    ):
         return None
-    if not (url is None if action == Action.DELETED else _is_url(url)):
+    if not (url is None if does is Action.DELETED else _is_url(url)):
         return None
     key = RouteKey.known(*names)
     return Change(
         revision,
         batch_end,
         key,
-        Action(action),
+        does,
         url,
         bool(is_active),
         previous,
@@ -66,11 +72,15 @@ def good_entries(rows: Sequence[Row]) -> Sequence[Row]:
         return [row for row in rows if row[0] and _is_url(row[1]) and _is_revision(row[2])]
 
 
-_ACTIONS = frozenset(Action)
+_ACTIONS = {action.value: action for action in Action}
 
 
-def _are_names(names: Iterable[object]) -> bool:
-    return all(isinstance(name, str) and name for name in names)
+def _are_names(names: list[Any]) -> bool:  # Any: whatever a row holds
+    try:
+        "/".join(names)
+    except TypeError:
+        return False
+    return "" not in names
 
 
 def _is_url(url: object) -> bool:

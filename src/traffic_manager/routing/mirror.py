@@ -85,7 +85,7 @@ class Mirror:
         """Apply the changes that follow `applied`, all at once for every reader."""
         self.moment += 1
         for change in changes.changes:
-            key = str(change.key)
+            key = "/".join(change.key)  # as str() of it, without a call
             self._enter(key, change)
             self._recent.append((change.revision, key))
             self._last_change[key] = change.revision

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
@@ -77,8 +76,7 @@ class Action(StrEnum):
     DELETED = "deleted"
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """A route as it was at some revision. *revision* is that of its last change; times are
     microseconds since 1970, UTC."""
 
@@ -90,8 +88,7 @@ class Route:
     updated_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One numbered change. *url* and *is_active* are the state after it (None and False after a deletion),
     *previous* the state before it as JSON text, None for a creation. *batch_end* is the revision of the last
     change that became visible together with this one."""

@@ -30,8 +30,7 @@ class Verb(StrEnum):
     DELETE = "delete"
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """One wish for one route.
 
     *url* goes with create and put; *is_active* with put (None: as it is, or true for a new route). *if_match*:
@@ -47,8 +46,7 @@ class Operation:
     if_none_match: frozenset[str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What an operation came to. *route* is the route after it (None: deleted); *action* is None where
     nothing had to change; *revision* is that of the change, or the route's own where nothing changed."""
 

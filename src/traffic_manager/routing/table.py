@@ -105,6 +105,8 @@ class RouteTable(MutableMapping[str, Entry]):
         number, slot = self._find(probe)
         segment = self._segments[number]
         replaced = segment[slot]
+        if replaced and self._overwrite(replaced, len(probe), entry):
+            return
         segment[slot] = self._append(_record(probe, entry.url, entry.revision))
         if replaced:
             self._throw_away(replaced)
@@ -160,6 +162,16 @@ class RouteTable(MutableMapping[str, Entry]):
                 break
             slot = slot + 1 & mask
         return number, slot
+
+    def _overwrite(self, offset: int, probe_bytes: int, entry: Entry) -> bool:
+        """Put *entry* in the place of the record at *offset*, if its URL is of the same length."""
+        chunk, place = self._chunks[offset >> _PLACE_BITS], offset & _PLACE_MASK
+        text = entry.url.encode()
+        if _HEADER.unpack_from(chunk, place - _HEADER_BYTES)[1] != len(text):
+            return False
+        _HEADER.pack_into(chunk, place - _HEADER_BYTES, entry.revision, len(text))
+        chunk[place + probe_bytes : place + probe_bytes + len(text)] = text
+        return True
 
     def _append(self, record: bytes) -> int:
         """Store *record* and return its offset."""
