@@ -6,7 +6,6 @@ import io
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +128,7 @@ def _created(i: int) -> Change:
 
 
 def _moved(i: int, revision: int) -> Change:
-    return replace(
-        _created(i),
+    return _created(i)._replace(
         revision=revision,
         batch_end=revision,
         action=Action.UPDATED,

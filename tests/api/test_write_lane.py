@@ -7,34 +7,36 @@ requests over real sockets, and what is compared is all that a connection carrie
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
+from struct import pack
+from threading import Event
 from typing import Any, cast
 
 import httpx2
 import pytest
-from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from tests.access.builders import PEPPER, stored
 from tests.api.calls import ROUTES, a_fresh_key
-from tests.api.twins import Twin, comparable
-from tests.node import Json, a_key, path_of
+from tests.api.twins import TIMEOUT_S, FakeFollower, Twin, all_of, comparable, in_lanes
+from tests.node import Json, a_key, path_of, wait_until
 from tests.routing.memory_store import MemoryStore
 from traffic_manager.access.credentials import Credential
 from traffic_manager.access.keyring import Keyring
 from traffic_manager.api.access import Gate
-from traffic_manager.api.app import build_app
 from traffic_manager.api.connection import Connection
 from traffic_manager.api.context import Parts
-from traffic_manager.api.stream import StreamFront
-from traffic_manager.api.write_lane import WriteLane
+from traffic_manager.api.lane import LaneConnection
 from traffic_manager.config.settings import load_settings
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.mirror import Mirror
+from traffic_manager.routing.ports import Entry, Table
 from traffic_manager.routing.registry import Registry
 from traffic_manager.routing.resolver import Resolver
 from traffic_manager.routing.urls import UrlPolicy
@@ -42,24 +44,17 @@ from traffic_manager.routing.urls import UrlPolicy
 AT_S = 1_767_225_600.123456
 JSON = "application/json"
 PUT_PATH = path_of(a_key())
+URL = "https://payments.example.com/v2"
+KNOWN = "team-a/known/prod/v2"
 EDITOR, VIEWER, STRANGER = (Credential.new() for _ in range(3))
-
-
-class Follower:
-    """Has always applied everything."""
-
-    async def reached(self, _revision: int, _timeout_s: float) -> bool:
-        """Return at once."""
-        return True
 
 
 class Twins:
     """Both servers, with a history each."""
 
     def __init__(self, gate: Gate) -> None:
-        self.lane, self.documented = Twin(_parts(gate), _protocol_of), Twin(_parts(gate), _protocol_of)
-        app = cast("FastAPI", self.documented.server.config.app)
-        app.user_middleware = [m for m in app.user_middleware if cast("object", m.cls) is not WriteLane]
+        self.lane = Twin(_parts(gate), in_lanes)
+        self.documented = Twin(_parts(gate), lambda parts: partial(Connection, parts.metrics, parts.overload))
         self.all = (self.lane, self.documented)
 
     def answers(self, *parts: bytes) -> tuple[bytes, bytes]:
@@ -67,13 +62,11 @@ class Twins:
         return comparable(self.lane.exchange(*parts)), comparable(self.documented.exchange(b"".join(parts)))
 
 
-def _protocol_of(parts: Parts) -> partial[Connection]:
-    return partial(Connection, parts.metrics, parts.overload)
-
-
 def _parts(gate: Gate) -> Parts:
     nothing = cast("Any", None)
-    store, mirror, follower = MemoryStore(clock=lambda: AT_S), Mirror(max_routes=0), cast("Any", Follower())
+    store, mirror = MemoryStore(clock=lambda: AT_S), Mirror(max_routes=100)
+    mirror.load(Table(store.head, b"", {KNOWN: Entry(URL, 5)}, [], 0))
+    follower = cast("Any", FakeFollower())
     needed = {
         "settings": load_settings(env_file=None),
         "mirror": mirror,
@@ -141,7 +134,12 @@ def a_body(key: Json, url: str | None = None) -> str:
     return "{" + ", ".join(members) + "}"
 
 
-URL = "https://payments.example.com/v2"
+def a_resolve(service: str = "payments") -> bytes:
+    """Return a plain resolve: of a route that the mirror knows from the start, or of one that is written here."""
+    query = "&".join(f"{name}={value}" for name, value in a_key(service).items())
+    return f"GET {ROUTES}/resolve?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
 PLAIN = [
     a_request("PUT", PUT_PATH, f'{{"url": "{URL}"}}'),
     a_request("PUT", PUT_PATH, f'{{"url":"{URL}"}}', ("X-Correlation-ID", "mine")),
@@ -214,7 +212,9 @@ def bodies(draw: st.DrawFn) -> str:
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """Draw a request, odd or not."""
+    """Draw a request, odd or not, now and then a resolve between the changes."""
+    if not draw(st.integers(0, 4)):
+        return a_resolve(draw(st.sampled_from(["payments", "known", "new"])))
     headers = draw(st.lists(st.sampled_from(HEADERS), max_size=2)) if draw(st.booleans()) else []
     body = draw(st.sampled_from(ODD_BODIES)) if not draw(st.integers(0, 4)) else draw(bodies())
     return a_request(
@@ -231,7 +231,7 @@ def requests(draw: st.DrawFn) -> bytes:
 def test_any_requests_on_a_connection_are_answered_alike(driven_twins: Twins, stream: list[bytes]) -> None:
     fast, documented = driven_twins.answers(b"".join(stream))
     assert fast == documented
-    here, there = (cast("MemoryStore", twin.parts.store).log() for twin in driven_twins.all)
+    here, there = (store_of(twin).log() for twin in driven_twins.all)
     assert len(here) == len(there)
 
 
@@ -264,7 +264,7 @@ def test_plain_changes_are_answered_and_made_alike(twins: Twins) -> None:
     assert fast == documented
     statuses = re.findall(rb"HTTP/1\.1 ([0-9]+)", fast)
     assert statuses == [b"201", b"200", b"200", b"200", b"200", b"404", b"201", b"200", b"409", b"200"]
-    here, there = (cast("MemoryStore", twin.parts.store) for twin in twins.all)
+    here, there = (store_of(twin) for twin in twins.all)
     made = [(c.revision, c.key, c.action, c.url, c.is_active, c.actor, c.previous) for c in here.log()]
     assert made == [
         (c.revision, c.key, c.action, c.url, c.is_active, c.actor, c.previous) for c in there.log()
@@ -276,8 +276,8 @@ def test_plain_changes_never_come_as_far_as_the_documented_routes(
     twins: Twins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the comparisons here would compare the routes with themselves."""
-    monkeypatch.setattr(StreamFront, "__call__", None)
-    assert twins.lane.exchange(b"".join(PLAIN)).count(b"HTTP/1.1 ") == len(PLAIN)
+    monkeypatch.setattr(LaneConnection, "hand_over", None)
+    assert all(twins.lane.exchange(plain).startswith(b"HTTP/1.1 ") for plain in PLAIN)
 
 
 @pytest.mark.parametrize("number", [0, 3, 6])
@@ -288,6 +288,131 @@ def test_a_request_in_two_parts_is_answered_like_a_whole_one(twins: Twins, numbe
     whole = comparable(twins.documented.exchange(PLAIN[number]))
     for at in range(1, len(PLAIN[number]), 3):
         assert comparable(twins.lane.exchange(PLAIN[number][:at], PLAIN[number][at:])) == whole, at
+
+
+MIXED = b"".join(
+    [a_resolve(), PLAIN[0], a_resolve(), a_resolve("known"), PLAIN[4], PLAIN[3], a_resolve(), PLAIN[-1]]
+)
+
+
+def test_a_pipeline_of_changes_and_resolves_is_answered_alike_wherever_it_is_cut(twins: Twins) -> None:
+    twins.answers(MIXED)  # from here on both make the same changes each time
+    for at in range(1, len(MIXED), 7):
+        fast, documented = twins.answers(MIXED[:at], MIXED[at:])
+        assert fast == documented, at
+        assert fast.count(b"HTTP/1.1 ") == 8
+
+
+def test_a_body_that_comes_late_is_waited_for_by_the_documented_route(
+    twins: Twins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("traffic_manager.api.lane.BODY_S", 0.0)
+    torn = PLAIN[0][:-5]
+    with twins.lane.connect() as connection:
+        connection.sendall(torn)
+        wait_until(lambda: twins.lane.server.server_state.tasks, what="the documented route")
+        connection.sendall(PLAIN[0][-5:])
+        assert connection.recv(65536).startswith(b"HTTP/1.1 201 ")
+
+
+class Held:
+    """Holds the writer of *twin* back before its commits."""
+
+    def __init__(self, twin: Twin) -> None:
+        self._go, self._entered = Event(), Event()
+        store_of(twin).before_commit = self._wait
+
+    def _wait(self) -> None:
+        self._entered.set()
+        self._go.wait(TIMEOUT_S)
+
+    def until_entered(self) -> None:
+        """Wait until the writer stands before a commit."""
+        assert self._entered.wait(TIMEOUT_S)
+
+    def let_go(self) -> None:
+        """Let it commit."""
+        self._go.set()
+
+
+def store_of(twin: Twin) -> MemoryStore:
+    """Return what is behind *twin*."""
+    return cast("MemoryStore", twin.parts.store)
+
+
+def _has_no_connection(twin: Twin) -> bool:
+    return not twin.server.server_state.connections
+
+
+def _has_written(twin: Twin) -> bool:
+    return _counts(twin)["write_success_total"] == 1
+
+
+def _is_ending(twin: Twin) -> bool:
+    return not twin.connections[-1].cycle.keep_alive
+
+
+def _bug() -> None:
+    raise ZeroDivisionError
+
+
+def test_a_change_whose_caller_goes_away_is_made_and_counted_alike(twins: Twins) -> None:
+    for twin in twins.all:
+        held = Held(twin)
+        with twin.connect() as connection:
+            connection.sendall(PLAIN[0])
+            held.until_entered()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
+        wait_until(partial(_has_no_connection, twin), what="the reset")
+        held.let_go()
+        wait_until(partial(_has_written, twin), what="the change")
+    assert [len(store_of(twin).log()) for twin in twins.all] == [1, 1]
+    wait_until(lambda: _counts(twins.lane) == _counts(twins.documented), what="the same counts")
+    assert twins.lane.exchange(PLAIN[-1]).startswith(b"HTTP/1.1 200 ")
+
+
+def test_nothing_that_is_asked_behind_a_change_is_answered_before_it(twins: Twins) -> None:
+    answers = []
+    for twin in twins.all:
+        held = Held(twin)
+        with twin.connect() as connection:
+            connection.sendall(PLAIN[0] + a_resolve("known") + PLAIN[-1])
+            held.until_entered()
+            connection.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                connection.recv(1)
+            connection.settimeout(TIMEOUT_S)
+            held.let_go()
+            answers.append(comparable(all_of(connection)))
+    assert answers[0] == answers[1]
+    assert re.findall(rb"HTTP/1\.1 ([0-9]+)", answers[0]) == [b"201", b"200", b"200"]
+
+
+def test_a_change_under_way_is_answered_before_the_server_ends(twins: Twins) -> None:
+    answers = []
+    for twin in twins.all:
+        held = Held(twin)
+        with twin.connect() as connection:
+            connection.sendall(PLAIN[0])
+            held.until_entered()
+            twin.server.should_exit = True
+            wait_until(partial(_is_ending, twin), what="the end")
+            held.let_go()
+            answers.append(comparable(all_of(connection)))
+    assert answers[0] == answers[1]
+    assert b"\r\nconnection: close\r\n" in answers[0]
+
+
+def test_a_bug_is_answered_logged_and_counted_alike(twins: Twins) -> None:
+    with capture_logs() as logs:
+        for twin in twins.all:
+            store_of(twin).before_commit = _bug
+        fast, documented = twins.answers(PLAIN[0])
+    assert fast == documented
+    assert fast.startswith(b"HTTP/1.1 500 ")
+    assert _counts(twins.lane) == _counts(twins.documented)
+    said = [(line["event"], line["log_level"]) for line in logs if line["log_level"] != "debug"]
+    assert said == [("unhandled_error", "error"), ("request_answered", "warning")] * 2
 
 
 def test_requests_are_counted_alike(twins: Twins) -> None:
@@ -341,8 +466,3 @@ def test_a_real_server_answers_in_the_lane_as_around_it(sqlite_api: httpx2.Clien
     assert made.content == around.content == again.content
     assert made.headers["ETag"] == again.headers["ETag"]
     assert list(around.headers) == list(again.headers)
-
-
-def test_the_application_has_a_lane() -> None:
-    api = build_app(_parts(Gate(None)), cast("Any", None))
-    assert WriteLane in [cast("object", middleware.cls) for middleware in api.user_middleware]

@@ -24,6 +24,7 @@ from traffic_manager.api.connection import Connection
 from traffic_manager.api.context import Parts
 from traffic_manager.api.lane import Lane, LaneConnection
 from traffic_manager.api.server import Server, bind
+from traffic_manager.api.write_lane import WriteLane
 from traffic_manager.config.settings import load_settings
 from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.overload import Overload
@@ -54,6 +55,10 @@ class FakeFollower:
     async def reached(self, _revision: int, _timeout_s: float) -> bool:
         """Return True: tests ask for revisions that the mirror has."""
         return True
+
+    def tell(self, _revision: int, _timeout_s: float, told: Callable[[], object]) -> None:
+        """Tell at once."""
+        told()
 
 
 class Twin:
@@ -140,9 +145,7 @@ class Twins:
             "gate": gate,
         }
         parts = Parts(**{**dict.fromkeys((part.name for part in fields(Parts)), nothing), **needed})
-        self.lane = Twin(
-            parts, lambda parts: partial(LaneConnection, Lane(parts), parts.metrics, parts.overload)
-        )
+        self.lane = Twin(parts, in_lanes)
         self.documented = Twin(parts, lambda parts: partial(Connection, parts.metrics, parts.overload))
 
     def serve(
@@ -155,6 +158,11 @@ class Twins:
     def answers(self, *parts: bytes) -> tuple[bytes, bytes]:
         """Return what both answer to the same bytes, comparably; the lane gets them in *parts*."""
         return comparable(self.lane.exchange(*parts)), comparable(self.documented.exchange(b"".join(parts)))
+
+
+def in_lanes(parts: Parts) -> partial[LaneConnection]:
+    """Return what makes connections with both lanes."""
+    return partial(LaneConnection, Lane(parts), WriteLane(parts), parts.metrics, parts.overload)
 
 
 def all_of(connection: socket.socket) -> bytes:

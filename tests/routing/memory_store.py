@@ -68,6 +68,7 @@ class MemoryStore:
         self.is_away = False  # True: every call fails
         self.after_read: Callable[[], None] = _nothing  # called by look_up once it has seen the routes
         self.after_pulse: Callable[[], None] = _nothing
+        self.before_lock: Callable[[], None] = _nothing
         self.before_commit: Callable[[], None] = _nothing
         self.reads = 0
         self.commits = 0
@@ -124,12 +125,13 @@ class MemoryStore:
 
     @contextmanager
     def writing(self, keys: Collection[RouteKey]) -> Iterator[MemoryTransaction]:
+        self.before_lock()
         if not self._revision_lock.acquire(timeout=_LOCK_TIMEOUT_S):
             raise Busy("another change is taking too long")
         try:
             with self._answering():
-                routes = {k: self._routes[k] for k in keys if k in self._routes}
-                transaction = MemoryTransaction(self.head, self._now(), routes)
+                transaction = MemoryTransaction(self.head, self._now(), self._routes)
+                transaction.look_up(keys)
             yield transaction
             self.before_commit()
             with self._answering():
@@ -370,12 +372,16 @@ class MemoryStore:
 class MemoryTransaction:
     """What is to be written; nothing is seen of it before the commit."""
 
-    def __init__(self, head: Head, now: int, routes: Mapping[RouteKey, Route]) -> None:
+    def __init__(self, head: Head, now: int, table: Mapping[RouteKey, Route]) -> None:
         self.head = head
         self.now = now
-        self.routes = routes
+        self.routes: Mapping[RouteKey, Route] = {}
+        self._table = table
         self.changes: list[Change] = []
         self.after: dict[RouteKey, Route | None] = {}
+
+    def look_up(self, keys: Collection[RouteKey]) -> None:
+        self.routes = {**self.routes, **{key: self._table[key] for key in keys if key in self._table}}
 
     def append(self, changes: Sequence[Change], routes: Mapping[RouteKey, Route | None]) -> None:
         self.changes += changes

@@ -187,7 +187,7 @@ async def test_revision_that_does_not_come_is_not_reached_in_time_and_leaves_no_
     async with following(MemoryStore()) as f:
         answers = await asyncio.gather(*(f.follower.reached(9, 0.01) for _ in range(10)))
         assert not any(answers)
-        assert f.follower._waiting == []
+        assert not f.follower._waiting
 
 
 @on_a_loop

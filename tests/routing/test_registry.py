@@ -38,16 +38,17 @@ from traffic_manager.routing.registry import Registry, Written
 
 
 class Turnstile:
-    """Holds the writer back before its next commit."""
+    """Holds the writer back once, before its next commit or where *place* of the store says."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryStore, place: str = "before_commit") -> None:
         self.entered = threading.Event()
         self.go = threading.Event()
         self._store = store
-        store.before_commit = self._wait
+        self._place = place
+        setattr(store, place, self._wait)
 
     def _wait(self) -> None:
-        self._store.before_commit = lambda: None
+        setattr(self._store, self._place, lambda: None)
         self.entered.set()
         self.go.wait()
 
@@ -114,6 +115,53 @@ async def test_requests_that_come_together_share_a_commit() -> None:
         written = await asyncio.gather(first, *others)
     assert store.commits == 2
     assert sorted(w.outcomes[0].revision for w in written) == list(range(1, 22))
+
+
+@on_a_loop
+async def test_requests_that_come_while_the_lock_is_waited_for_share_the_commit() -> None:
+    store = MemoryStore()
+    waits = Turnstile(store, "before_lock")
+    async with running(store) as registry:
+        first = asyncio.ensure_future(registry.write(create(a_key("first")), AUTHOR))
+        await waits.until_entered()
+        others = [asyncio.ensure_future(registry.write(create(a_key(f"s{n}")), AUTHOR)) for n in range(20)]
+        refused = asyncio.ensure_future(registry.write(delete(a_key("nothing")), AUTHOR))
+        await asyncio.sleep(0)
+        waits.go.set()
+        written = await asyncio.gather(first, *others)
+        with pytest.raises(RouteNotFound):
+            await refused
+    assert store.commits == 1
+    assert sorted(w.outcomes[0].revision for w in written) == list(range(1, 22))
+
+
+@on_a_loop
+async def test_all_who_share_a_commit_that_fails_are_refused() -> None:
+    store = MemoryStore()
+    waits = Turnstile(store, "before_lock")
+    store.before_commit = _failing
+    async with running(store) as registry:
+        sending = [asyncio.ensure_future(registry.write(create(a_key("first")), AUTHOR))]
+        await waits.until_entered()
+        sending += [asyncio.ensure_future(registry.write(create(a_key(f"s{n}")), AUTHOR)) for n in range(3)]
+        await asyncio.sleep(0)
+        waits.go.set()
+        answers = await asyncio.gather(*sending, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [SourceUnavailable] * 4
+
+
+def _failing() -> None:
+    raise SourceUnavailable
+
+
+@on_a_loop
+async def test_submitted_change_is_answered_on_the_loop() -> None:
+    answers: asyncio.Queue[Written | Exception] = asyncio.Queue()
+    async with running(MemoryStore()) as registry:
+        for operation in (create(), delete(a_key("nothing"))):
+            registry.submit(operation, AUTHOR, answers.put_nowait)
+        kinds = {type(await answers.get()) for _ in range(2)}
+    assert kinds == {Written, RouteNotFound}
 
 
 async def together(

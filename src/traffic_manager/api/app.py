@@ -20,7 +20,6 @@ from traffic_manager.api.head import HeadAsGet
 from traffic_manager.api.requests import shown
 from traffic_manager.api.schemas import ProblemAnswer
 from traffic_manager.api.shedding import Shedding
-from traffic_manager.api.write_lane import WriteLane
 from traffic_manager.errors import (
     BatchFailed,
     FieldProblem,
@@ -97,7 +96,6 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     api.openapi = lambda: describe(api)  # type: ignore[method-assign] # FastAPI's documented way
     has_access_log = parts.settings.api.access_log
     api.add_middleware(stream.StreamFront, parts=parts)
-    api.add_middleware(WriteLane, parts=parts, refuse=_refuse)
     free = free_calls(parts.gate, metrics_are_free=parts.settings.auth.metrics == "open")
     api.add_middleware(Door, gate=parts.gate, free=free, refuse=_refuse)
     api.add_middleware(HeadAsGet)

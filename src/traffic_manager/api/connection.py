@@ -206,11 +206,9 @@ class Connection(HttpToolsProtocol):
             raise _HEAD_TOO_LARGE
         if self._hosts() != 1 and self.parser.get_http_version() == "1.1":
             raise _HOSTS  # else a proxy before us may take the request for another's
-        if self.take() or (self._overload.level and self._shed()):
+        if self.take() or (self._overload.level and self._shed()) or self.keep():
             return
-        self._begin_scope()
-        super().on_headers_complete()
-        self._is_ours = True
+        self.hand_over()
 
     def on_body(self, body: bytes) -> None:
         """Pass a part of the body on."""
@@ -240,11 +238,26 @@ class Connection(HttpToolsProtocol):
         self.answered()
         return True
 
-    # For the lane.
+    # For the lanes.
 
     def take(self) -> bool:
         """Answer the request, whose head has been parsed, here; False if the application has to."""
         return False
+
+    def keep(self) -> bool:
+        """Keep the message, whose head has been parsed, here until its body has come; False if nobody does."""
+        return False
+
+    def hand_over(self) -> None:
+        """Let the application answer the message at hand, whose head has been parsed."""
+        self._begin_scope()
+        super().on_headers_complete()
+        self._is_ours = True
+
+    def stand_in(self, cycle: RequestResponseCycle) -> None:
+        """Let *cycle* be under way, in the place of one of the application's; it calls `on_response_complete`."""
+        self.cycle = self._running = cycle
+        self._is_over = self._is_over or not cycle.keep_alive
 
     @property
     def is_waiting(self) -> bool:
@@ -305,7 +318,7 @@ class Connection(HttpToolsProtocol):
                 return
             self._parse(data[start : start + _PIECE_BYTES])
         if self._slow_timer is None and not self.is_between:
-            self._slow_timer = self.loop.call_later(BODY_S if self._in_body else HEAD_S, self._on_slow)
+            self.arm()
 
     def _put_off(self, data: bytes) -> None:
         """Parse *data* when others have had their turn."""
@@ -416,7 +429,15 @@ class Connection(HttpToolsProtocol):
 
     # Time.
 
-    def _on_slow(self) -> None:
+    def arm(self) -> None:
+        """Give what is on its way so long from now."""
+        self._slow_timer = self.loop.call_later(self.patience_s(), self.on_slow)
+
+    def patience_s(self) -> float:
+        """Return how long what is on its way may take."""
+        return BODY_S if self._in_body else HEAD_S
+
+    def on_slow(self) -> None:
         """Refuse a head, or give a body up, that has taken too long."""
         self._slow_timer = None
         if not self._in_body:

@@ -80,7 +80,7 @@ class Parts:
             self.metrics.written(False, perf_counter() - began)
             raise
         self.metrics.written(True, perf_counter() - began)
-        if any(outcome.action for outcome in written.outcomes):
+        if written.has_changes:
             await self.follower.reached(written.head.revision, CATCH_UP_S)
         return written
 

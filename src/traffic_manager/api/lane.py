@@ -20,6 +20,7 @@ from traffic_manager.api.kept import Kept
 from traffic_manager.api.problems import Headers, render
 from traffic_manager.api.rendered import Front, Rendered, rendered
 from traffic_manager.api.resolve import RESOLVE_PATH
+from traffic_manager.api.write_lane import BODY_S, PlainWrite, WriteLane
 from traffic_manager.errors import Overloaded
 from traffic_manager.monitoring.metrics import Load
 from traffic_manager.monitoring.middleware import CORRELATION_HEADER, accepted_id
@@ -159,19 +160,29 @@ class Lane:
 
 
 class LaneConnection(Connection):
-    """A connection with a lane: what is no plain resolve goes to the application, as on any other."""
+    """A connection with lanes: what is neither a plain resolve nor a plain write goes to the application, as on any
+    other."""
 
-    __slots__ = ("_lane", "_messages", "_taken")
+    __slots__ = ("_lane", "_messages", "_taken", "_write", "_writes")
 
-    def __init__(self, lane: Lane, *arguments: Any, **more: Any) -> None:  # Any: uvicorn's own
+    def __init__(
+        self, lane: Lane, writes: WriteLane, *arguments: Any, **more: Any
+    ) -> None:  # Any: uvicorn's own
         super().__init__(*arguments, **more)
         self._lane = lane
+        self._writes = writes
         self._messages = 0  # that began in the data at hand
         self._taken: tuple[Asked, bytes | None] | None = None  # the last of them, if it was answered here
+        self._write: PlainWrite | None = None  # whose body is on its way
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End. What has not come whole is the application's to refuse, and to count."""
+        self._give_write_away()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Answer a head that came before without parsing it again; parse anything else."""
-        if not self.is_between:
+        if not self.is_between or not data.startswith(b"GET "):
             super().data_received(data)
             return
         before = self._lane.parsed_before(data)
@@ -187,11 +198,53 @@ class LaneConnection(Connection):
         super().on_message_begin()
         self._messages += 1
 
+    def on_body(self, body: bytes) -> None:
+        """Keep the body of a plain write."""
+        super().on_body(body)
+        if self._write is not None:
+            self._write.body += body
+
+    def on_message_complete(self) -> None:
+        """Begin a plain write, if it proves to be one."""
+        write, self._write = self._write, None
+        if write is not None and not write.begin():
+            self._give_away(write)
+        super().on_message_complete()
+
     def take(self) -> bool:
         """Answer the request, whose head has been parsed, here; False if the application has to."""
         plain = self._as_plain_resolve()
         self._taken = plain if plain is not None and self._answer(*plain) else None
         return self._taken is not None
+
+    def keep(self) -> bool:
+        """Keep a plain write, unless an answer is under way, which it would have to wait for."""
+        if not self.is_waiting:
+            self._write = self._writes.plain_write(self)
+        return self._write is not None
+
+    def patience_s(self) -> float:
+        """Return how long what is on its way may take."""
+        return BODY_S if self._write is not None else super().patience_s()
+
+    def on_slow(self) -> None:
+        """Let the application wait for a body, for as long as any other."""
+        if self._write is None:
+            super().on_slow()
+        else:
+            self._give_write_away()
+            self.arm()
+
+    def _give_write_away(self) -> None:
+        write, self._write = self._write, None
+        if write is not None:
+            self._give_away(write)
+
+    def _give_away(self, write: PlainWrite) -> None:
+        """Let the application answer, with as much of the body as has come."""
+        self.hand_over()
+        if write.body:
+            super().on_body(bytes(write.body))
 
     def _as_plain_resolve(self) -> tuple[Asked, bytes | None] | None:
         """Return what is asked for, and the correlation id; None if it is for the documented route."""

@@ -19,6 +19,7 @@ from traffic_manager.api.backlog import all_accepted, take_no_more
 from traffic_manager.api.connection import CLOSE, Connection
 from traffic_manager.api.context import Parts
 from traffic_manager.api.lane import Lane, LaneConnection
+from traffic_manager.api.write_lane import WriteLane
 
 # In-flight requests have this long to finish; a long poll is let go at once.
 FINISH_S = 15.0
@@ -124,7 +125,7 @@ def protocol_of(parts: Parts) -> Protocol:
     if parts.settings.api.access_log:
         protocol: Protocol = partial(Connection, parts.metrics, parts.overload)
     else:
-        protocol = partial(LaneConnection, Lane(parts), parts.metrics, parts.overload)
+        protocol = partial(LaneConnection, Lane(parts), WriteLane(parts), parts.metrics, parts.overload)
     return Admission(protocol, parts.metrics, parts.overload, most_connections(parts.settings))
 
 

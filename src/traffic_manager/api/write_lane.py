@@ -1,4 +1,4 @@
-"""The fast way for changes of one route, before FastAPI: from the request straight to the writer.
+"""The fast way for changes of one route, below ASGI: from the connection straight to the writer, and back.
 
 Takes only the plain request: a well-formed key, a small flat JSON object with the fields of its call and nothing odd,
 no precondition. Everything else goes on unchanged to the documented route, and so does whatever is refused before the
@@ -7,46 +7,51 @@ writer is asked: it gives the same answer byte for byte, and refusals are worded
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable, Mapping
+from asyncio import Event
+from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import orjson
+import structlog
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from traffic_manager.access.permissions import Principal
+from traffic_manager.api.connection import CLOSE, Connection, as_bytes
 from traffic_manager.api.context import Parts
-from traffic_manager.api.problems import Headers
-from traffic_manager.api.writes import Rendered, operation_of, write_one
+from traffic_manager.api.problems import Headers, instance_of, render, render_internal
+from traffic_manager.api.writes import Rendered, operation_of, rendered
 from traffic_manager.errors import TrafficManagerError
+from traffic_manager.monitoring.middleware import CORRELATION_HEADER, correlation_id, say_answered
 from traffic_manager.routing.operations import Author, Operation, Verb
-
-# ASGI's own types are dictionaries of anything.
-Scope = Any
-Receive = Any
-Send = Any
-App = Any
-Refuse = Callable[[Scope, TrafficManagerError], Rendered]
+from traffic_manager.routing.registry import Written
+from traffic_manager.routing.resolver import CATCH_UP_S
 
 ROUTES_PATH = "/api/v1/routes"
+# Many clients send a body right behind its head. One that takes longer is waited for by the documented route.
+BODY_S = 0.05
 _NAME = rb"([A-Za-z0-9._~+-]+)"
 _names_in = re.compile(rb"%b/%b/%b/%b/%b" % (ROUTES_PATH.encode(), _NAME, _NAME, _NAME, _NAME)).fullmatch
 _MAX_BODY_BYTES = 16 * 1024
 _ASKS_FOR_MORE = frozenset(
     {b"if-match", b"if-none-match", b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"}
 )
-# Many clients send a body right behind its head. One that takes longer is waited for by the documented route.
-_BODY_S = 0.05
 _NAMES = ("tenant", "service", "env", "version")
 # Finds the end of every name of an object, and now and then something in a string.
 _colons_in = re.compile(rb'"[ \t\n\r]*:').findall
+# Stands where uvicorn's cycle has its own for each request: nobody waits here for what a client sends.
+_UNHEARD = Event()
 
 Document = Mapping[str, Any]  # Any: JSON values
+
+log = structlog.get_logger(__name__)
 
 
 class _Call(NamedTuple):
     """A call that the lane knows. *path_format* is what the metrics call it by, as the documented route's."""
 
+    method: str
     path_format: str
     verb: Verb
     required: frozenset[str]
@@ -54,102 +59,153 @@ class _Call(NamedTuple):
 
 
 _PUT = _Call(
+    "PUT",
     f"{ROUTES_PATH}/{{tenant}}/{{service}}/{{env}}/{{version}}",
     Verb.PUT,
     frozenset({"url"}),
     frozenset({"is_active"}),
 )
 _POSTS = {
-    ROUTES_PATH.encode(): _Call(ROUTES_PATH, Verb.CREATE, frozenset({*_NAMES, "url"})),
+    ROUTES_PATH.encode(): _Call("POST", ROUTES_PATH, Verb.CREATE, frozenset({*_NAMES, "url"})),
     **{
-        f"{ROUTES_PATH}/{verb}".encode(): _Call(f"{ROUTES_PATH}/{verb}", verb, frozenset(_NAMES))
+        f"{ROUTES_PATH}/{verb}".encode(): _Call("POST", f"{ROUTES_PATH}/{verb}", verb, frozenset(_NAMES))
         for verb in (Verb.ACTIVATE, Verb.DEACTIVATE)
     },
 }
 
 
 class WriteLane:
-    """An ASGI app behind the door: makes plain changes, hands everything else to *app*. *refuse* renders errors."""
+    """What the connections of one worker share to take plain changes."""
 
-    def __init__(self, app: App, parts: Parts, refuse: Refuse) -> None:
-        self._app = app
+    def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._refuse = refuse
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        call = _call_of(scope) if scope["type"] == "http" else None
-        if call is None:
-            await self._app(scope, receive, send)
-            return
-        taken = await _take(receive)
-        operation = self._operation_of(scope, call, taken)
-        if operation is None:
-            await self._app(scope, _Replay(taken, receive), send)
-            return
-        scope["route"] = call  # for the metrics
-        status, headers, body = await self._answer(scope, operation)
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _answer(self, scope: Scope, operation: Operation) -> Rendered:
-        state = scope["state"]
-        author = Author(state["principal"].name, state["correlation_id"])
+    def plain_write(self, connection: Connection) -> PlainWrite | None:
+        """Return the write whose head was parsed on *connection*; None if it is for the documented route."""
+        url, headers = connection.url, connection.headers
+        names, call = None, None
+        method = connection.parser.get_method()
+        if method == b"PUT" and (names := _names_in(url)):
+            call = _PUT
+        elif method == b"POST":
+            call = _POSTS.get(url)
+        if call is None or connection.parser.get_http_version() != "1.1" or not _is_plain(headers):
+            return None
         try:
-            return await write_one(self._parts, author, operation)
-        except TrafficManagerError as error:
-            status, headers, body = self._refuse(scope, error)
-            return status, [*headers, (b"content-length", b"%d" % len(body))], body
+            principal = self._parts.gate.admit(headers)
+        except TrafficManagerError:
+            return None  # the documented route says so, before it reads the body
+        key = [name.decode() for name in names.groups()] if names else None
+        return PlainWrite(self._parts, connection, call, key, principal)
 
-    def _operation_of(self, scope: Scope, call: _Call, taken: Document | None) -> Operation | None:
-        """Return what is asked for; None if it is for the documented route."""
-        if taken is None or taken.get("more_body"):
+
+class PlainWrite(RequestResponseCycle):
+    """A change that is asked for on *connection*, from its head to its answer. Under way, it stands where uvicorn has
+    its own cycle of request and response, of which only what is read from outside is here."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        connection: Connection,
+        call: _Call,
+        names: Sequence[str] | None,
+        principal: Principal,
+    ) -> None:
+        self._began = perf_counter()
+        self._parts = parts
+        self._connection = connection
+        self._call = call
+        self._names = names
+        self._principal = principal
+        self._path = connection.url
+        given = [value for name, value in connection.headers if name == CORRELATION_HEADER]
+        self._correlation_id = correlation_id(given)
+        self._operation: Operation | None = None
+        self._asked = 0.0
+        self.body = bytearray()
+        self.message_event = _UNHEARD
+        self.keep_alive = connection.parser.should_keep_alive()
+        self.disconnected = self.response_started = self.response_complete = False
+
+    def begin(self) -> bool:
+        """Ask the writer, now that the body is complete. False if it is for the documented route: nothing is done."""
+        operation = self._operation = self._as_operation()
+        if operation is None:
+            return False
+        self._connection.stand_in(self)
+        self._asked = perf_counter()
+        author = Author(self._principal.name, self._correlation_id)
+        self._parts.registry.submit(operation, author, self._on_committed)
+        return True
+
+    def _as_operation(self) -> Operation | None:
+        document = _flat_object(bytes(self.body))
+        if document is None or not _has_fields(document, self._call):
             return None
-        document = _flat_object(taken.get("body", b""))
-        if document is None or not _has_fields(document, call):
-            return None
-        names = _names_in(scope["raw_path"]) if call is _PUT else None
-        key = [name.decode() for name in names.groups()] if names else [document[name] for name in _NAMES]
-        caller: Principal = scope["state"]["principal"]
+        names = self._names or [document[name] for name in _NAMES]
+        url, is_active = document.get("url"), document.get("is_active")
         try:
             # The decision on access is in here.
-            return operation_of(
-                self._parts, caller, call.verb, key, document.get("url"), document.get("is_active")
-            )
+            return operation_of(self._parts, self._principal, self._call.verb, names, url, is_active)
         except TrafficManagerError:
-            return None  # nothing was done; the documented route says why
+            return None  # the documented route says why
 
+    def _on_committed(self, answer: Written | Exception) -> None:
+        """Go on once this worker's own readers see it (or later: then the caller's token makes them wait)."""
+        self._parts.metrics.written(isinstance(answer, Written), perf_counter() - self._asked)
+        if isinstance(answer, Exception):
+            self._send(self._refusal(answer))
+        elif answer.has_changes:
+            self._parts.follower.tell(answer.head.revision, CATCH_UP_S, lambda: self._on_seen(answer))
+        else:
+            self._on_seen(answer)
 
-class _Replay:
-    """Receives *taken* once more, then what follows it."""
+    def _on_seen(self, written: Written) -> None:
+        assert self._operation is not None  # noqa: S101 it was asked for
+        self._send(rendered(self._parts, self._operation, written))
 
-    def __init__(self, taken: Any, receive: Receive) -> None:
-        self._taken = taken
-        self._receive = receive
+    def _refusal(self, error: Exception) -> Rendered:
+        instance = instance_of(self._path.decode())
+        if isinstance(error, TrafficManagerError):
+            status, headers, body = render(error, instance, self._correlation_id)
+        else:
+            log.error(
+                "unhandled_error",
+                method=self._call.method,
+                endpoint=self._call.path_format,
+                correlation_id=self._correlation_id,
+                exc_info=error,
+            )
+            status, headers, body = render_internal(instance, self._correlation_id)
+        return status, [*headers, (b"content-length", b"%d" % len(body))], body
 
-    async def __call__(self) -> Any:
-        """Return the next message."""
-        taken, self._taken = self._taken, None
-        return taken if taken is not None else await self._receive()
+    def _send(self, answer: Rendered) -> None:
+        """Count, answer, and let the connection go on."""
+        self._record(answer[0])
+        if self.disconnected:
+            return
+        self.response_complete = True
+        connection = self._connection
+        connection.transport.write(self._as_bytes(answer, connection.server_state.default_headers))
+        if not self.keep_alive:
+            connection.transport.close()
+        connection.on_response_complete()
 
+    def _as_bytes(self, answer: Rendered, general: Headers) -> bytes:
+        status, headers, body = answer
+        headers = [*general, *headers, (CORRELATION_HEADER, self._correlation_id.encode())]
+        if CLOSE in general:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            headers.append(CLOSE)
+        return as_bytes(status, headers, body)
 
-async def _take(receive: Receive) -> Any:
-    """Return the first message of a body, None if it does not come at once."""
-    try:
-        async with asyncio.timeout(_BODY_S):
-            return await receive()
-    except TimeoutError:
-        return None
-
-
-def _call_of(scope: Scope) -> _Call | None:
-    """Return what is called, None if the head alone says that it is for the documented route."""
-    call = None
-    if scope["method"] == "POST":
-        call = _POSTS.get(scope["raw_path"])
-    elif scope["method"] == "PUT" and _names_in(scope["raw_path"]):
-        call = _PUT
-    return call if call and not scope["query_string"] and _is_plain(scope["headers"]) else None
+    def _record(self, status: int) -> None:
+        call, seconds = self._call, perf_counter() - self._began
+        self._parts.metrics.observe_request(call.method, call.path_format, status, seconds)
+        say, path = log.warning if status >= 500 else log.debug, self._path.decode()
+        facts = call.method, path, call.path_format, status, seconds
+        say_answered(say, *facts, correlation_id=self._correlation_id)
 
 
 def _is_plain(headers: Headers) -> bool:

@@ -14,6 +14,7 @@ from traffic_manager.errors import FieldProblem, InvalidInput
 from traffic_manager.routing.model import Action, Position, RouteKey
 from traffic_manager.routing.operations import Author, Operation, Outcome, Verb
 from traffic_manager.routing.ports import Sighting
+from traffic_manager.routing.registry import Written
 
 Rendered = tuple[int, Headers, bytes]
 
@@ -44,7 +45,11 @@ def operation_of(
 
 async def write_one(parts: Parts, author: Author, operation: Operation) -> Rendered:
     """Do *operation*; return status, headers and body of the answer, when it is committed."""
-    written = await parts.write(parts.registry.write(operation, author))
+    return rendered(parts, operation, await parts.write(parts.registry.write(operation, author)))
+
+
+def rendered(parts: Parts, operation: Operation, written: Written) -> Rendered:
+    """Return the answer to *operation*, which came to *written*; later resolves do not go back below it."""
     outcome, head = written.outcomes[0], written.head
     seen = {operation.key: outcome.route} if outcome.route else {}
     parts.resolver.saw(operation.key, Sighting(head, seen))

@@ -267,7 +267,7 @@ class ApiSettings(Section):
         "answered 503. Default: as many as the open files allow.",
     )
     access_log: bool = Field(
-        False, description="Log every request; resolves then go the slower, documented way."
+        False, description="Log every request; resolves and changes then go the slower, documented way."
     )
     docs: bool | None = Field(None, description="Serve `/docs`. Default: on, but off in production.")
 

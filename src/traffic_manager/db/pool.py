@@ -123,10 +123,13 @@ class Write(NamedTuple):
 
 
 class ChangeSession(Protocol):
-    """A transaction that makes changes, in two steps: on PostgreSQL each is one round trip."""
+    """A transaction that makes changes, in two steps or more: on PostgreSQL each is one round trip."""
 
     def begin(self, *questions: Question) -> list[list[Row]]:
         """Begin, wait until no one else can make a change, then ask *questions*; return the rows of each."""
+
+    def ask(self, question: Question) -> list[Row]:
+        """Ask one more, and return its rows."""
 
     def commit(self, writes: Sequence[Write], upto: int) -> None:
         """Do *writes* in their order, commit, and then hint that there are changes up to revision *upto*. Raises

@@ -222,6 +222,11 @@ class PostgresChange:
         results = self._trip([_BEGIN, _LOCK, *asked])
         return [rows_of(self._connection, result) for result in results[2:]]
 
+    def ask(self, question: Question) -> list[Row]:
+        """Ask one more."""
+        results = self._trip([Command(question.statement, {"keys": question.keys})])
+        return rows_of(self._connection, results[0])
+
     def commit(self, writes: Sequence[Write], upto: int) -> None:
         """Write, commit and hint."""
         # Not inside the transaction: there the hint would make all commits of the cluster wait for each other. What

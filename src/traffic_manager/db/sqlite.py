@@ -157,7 +157,12 @@ class SqliteChange:
     def begin(self, *questions: Question) -> list[list[Row]]:
         """Begin, which locks the whole file, and ask."""
         self._connection.execute("begin immediate")
-        return [self._ask(question) for question in questions]
+        return [self.ask(question) for question in questions]
+
+    def ask(self, question: Question) -> list[Row]:
+        """Ask one more."""
+        self._counters.query()
+        return self._connection.execute(question.statement, {"keys": question.keys}).fetchall()
 
     def commit(self, writes: Sequence[Write], upto: int) -> None:
         """Write and commit."""
@@ -166,10 +171,6 @@ class SqliteChange:
             rows = f"values ({', '.join('?' * len(write.types))})"
             self._connection.executemany(write.statement.format(rows=rows), write.rows)
         self._connection.execute("commit")
-
-    def _ask(self, question: Question) -> list[Row]:
-        self._counters.query()
-        return self._connection.execute(question.statement, {"keys": question.keys}).fetchall()
 
 
 class SqliteConnection:

@@ -5,13 +5,14 @@ Every read sees the head and its rows in one statement, so that an answer names 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import orjson
 
-from traffic_manager.db.pool import Database, Question, Write
+from traffic_manager.db.pool import ChangeSession, Database, Question, Write
 from traffic_manager.db.rows import CHANGE_COLUMNS, ROUTE_COLUMNS, change_of, route_of
 from traffic_manager.db.session import Row
 from traffic_manager.errors import SchemaMismatch
@@ -136,22 +137,36 @@ class SqlStore:
                 Question(_LAST.format(now=self._database.dialect.now)),
                 Question(self._look_up, _as_json(keys)),
             )
-            transaction = SqlWriteTransaction(only(last[0] if last else None), _sighting(found).routes)
+            ask = partial(self._ask, session)
+            transaction = SqlWriteTransaction(only(last[0] if last else None), _sighting(found).routes, ask)
             yield transaction
             if transaction.writes:
                 session.commit(transaction.writes, transaction.upto)
+
+    def _ask(self, session: ChangeSession, keys: Collection[RouteKey]) -> Mapping[RouteKey, Route]:
+        return _sighting(session.ask(Question(self._look_up, _as_json(keys)))).routes
 
 
 class SqlWriteTransaction:
     """What to write under the revision lock: `writes`, in statements, up to revision `upto`."""
 
-    def __init__(self, last: Row, routes: Mapping[RouteKey, Route]) -> None:
+    def __init__(
+        self,
+        last: Row,
+        routes: Mapping[RouteKey, Route],
+        ask: Callable[[Collection[RouteKey]], Mapping[RouteKey, Route]],
+    ) -> None:
         self.head = _head([last])
         self.now: int = last[3]
         self.routes = routes
+        self._ask = ask
         self.writes: list[Write] = []
         self.upto = self.head.revision
         self._chain: bytes = last[4]
+
+    def look_up(self, keys: Collection[RouteKey]) -> None:
+        """Ask for more *keys*."""
+        self.routes = {**self.routes, **self._ask(keys)}
 
     def append(self, changes: Sequence[Change], routes: Mapping[RouteKey, Route | None]) -> None:
         """Write *changes* with their digests, and the last state of each of *routes*."""

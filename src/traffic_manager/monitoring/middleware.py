@@ -26,6 +26,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Say = Callable[..., None]
 OnError = Callable[[Scope, Receive, Send, str], Awaitable[None]]
 
 CORRELATION_HEADER = b"x-correlation-id"
@@ -117,14 +118,15 @@ class RequestMonitoring:
         # Under overload a line each would be most of the work.
         if status >= 500 and not scope["state"].get("is_shed"):
             say = log.warning
-        say(
-            "request_answered",
-            method=_method(scope),
-            path=scope["path"],
-            endpoint=endpoint,
-            status=status,
-            seconds=round(seconds, 6),
-        )
+        say_answered(say, _method(scope), scope["path"], endpoint, status, seconds)
+
+
+def say_answered(
+    say: Say, method: str, path: str, endpoint: str, status: int, seconds: float, **facts: str
+) -> None:
+    """Write the line of an answered request."""
+    facts |= {"method": method, "path": path, "endpoint": endpoint}
+    say("request_answered", status=status, seconds=round(seconds, 6), **facts)
 
 
 class _Answer:

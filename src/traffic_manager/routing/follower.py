@@ -55,6 +55,17 @@ class FollowerEvents(Protocol):
         """A change came that no hint had announced."""
 
 
+class _Waiter:
+    """Who is told when a revision has been applied."""
+
+    __slots__ = ("clock", "revision", "told")
+
+    def __init__(self, revision: int, told: Callable[[], object]) -> None:
+        self.revision = revision
+        self.told = told
+        self.clock: asyncio.TimerHandle | None = None
+
+
 class Follower:
     """Keeps *mirror* and *keyring* (None: nobody is asked for a key) at the head of *feed*, and tells *watchers* of
     what it applied. *at_head*: when a mirror that is loaded already was at the head, on the monotonic clock."""
@@ -80,7 +91,7 @@ class Follower:
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiting: dict[_Waiter, None] = {}
         self._is_failing = False
         self._epoch_to_leave: str | None = None
         # Monotonic time at which the last poll began that left the mirror at the head.
@@ -138,21 +149,37 @@ class Follower:
         """Wait until the mirror has applied *revision*. False if it has not in time."""
         if self._mirror.applied >= revision:
             return True
-        future = asyncio.get_running_loop().create_future()
-        waiter = (revision, future)
-        self._waiting.append(waiter)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter = self.tell(revision, timeout_s, partial(_finish, future))
+        try:
+            await future
+        finally:
+            if waiter is not None:
+                self._forget(waiter)
+        return self._mirror.applied >= revision
+
+    def tell(self, revision: int, timeout_s: float, told: Callable[[], object]) -> _Waiter | None:
+        """Call *told* when the mirror has applied *revision*, at once if it has already, or when time is up. On the
+        event loop. Return what waits, None if nothing has to."""
+        if self._mirror.applied >= revision:
+            told()
+            return None
+        waiter = _Waiter(revision, told)
+        waiter.clock = asyncio.get_running_loop().call_later(timeout_s, self._let_one_go, waiter)
+        self._waiting[waiter] = None
         if revision > self._woken_for:  # else whoever made it has rung, and each of a group would poll again
             self._bell.ring()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await future
-        except TimeoutError:
-            pass
-        finally:
-            # A log that stands still would keep those who gave up for ever.
-            with suppress(ValueError):
-                self._waiting.remove(waiter)
-        return self._mirror.applied >= revision
+        return waiter
+
+    def _let_one_go(self, waiter: _Waiter) -> None:
+        self._forget(waiter)
+        waiter.told()
+
+    def _forget(self, waiter: _Waiter) -> None:
+        # A log that stands still would keep those who gave up for ever.
+        self._waiting.pop(waiter, None)
+        if waiter.clock is not None:
+            waiter.clock.cancel()
 
     def _run(self) -> None:
         retry_s = _RETRY_FIRST_S
@@ -361,15 +388,13 @@ class Follower:
         )
 
     def _let_go(self) -> None:
-        still = []
-        for revision, future in self._waiting:
-            if future.done():
-                continue
-            if revision <= self._mirror.applied:
-                future.set_result(None)
-            else:
-                still.append((revision, future))
-        self._waiting = still
+        for waiter in [waiter for waiter in self._waiting if waiter.revision <= self._mirror.applied]:
+            self._let_one_go(waiter)
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():  # else its task is being cancelled
+        future.set_result(None)
 
 
 def _first_line(cause: BaseException | None) -> str | None:

@@ -147,6 +147,9 @@ class WriteTransaction(Protocol):
     now: int  # the database's clock, microseconds since 1970
     routes: Mapping[RouteKey, Route]  # of the keys asked for
 
+    def look_up(self, keys: Collection[RouteKey]) -> None:
+        """Ask for more *keys*: `routes` has theirs, too, then."""
+
     def append(self, changes: Sequence[Change], routes: Mapping[RouteKey, Route | None]) -> None:
         """Write *changes*, numbered from head + 1 without a gap, and the last state of every key that they
         touch (None: deleted)."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from traffic_manager.errors import Busy, SourceUnavailable, TrafficManagerError
@@ -35,27 +36,58 @@ class Written(NamedTuple):
     head: Head
     outcomes: Sequence[Outcome]
 
+    @property
+    def has_changes(self) -> bool:
+        """Return whether anything is another than before."""
+        return any(outcome.action for outcome in self.outcomes)
+
+
+# What a request came to: what was written, or why nothing was.
+Answer = Written | Exception
+
 
 class _Request:
-    """A caller's wish, and the future that it waits for on the event loop."""
+    """A caller's wish. *answered* is called on *loop* with what it came to, once."""
 
-    __slots__ = ("_turn", "answer", "author", "is_batch", "operations")
+    __slots__ = ("_answered", "_clock", "_turn", "author", "is_batch", "loop", "operations")
 
-    def __init__(self, operations: Sequence[Operation], author: Author, *, is_batch: bool) -> None:
+    def __init__(
+        self,
+        operations: Sequence[Operation],
+        author: Author,
+        answered: Callable[[Answer], None],
+        *,
+        is_batch: bool,
+    ) -> None:
         self.operations = operations
         self.author = author
         self.is_batch = is_batch
-        self.answer: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        self.loop = asyncio.get_running_loop()
+        self._answered: Callable[[Answer], None] | None = answered
+        self._clock = self.loop.call_later(TURN_TIMEOUT_S, self._give_up)
         self._turn = threading.Lock()
 
     def take(self) -> bool:
         """Return True to the first who asks, on whatever thread: the writer then does it, or nobody will."""
         return self._turn.acquire(blocking=False)
 
-    def give_up(self) -> None:
+    def settle(self, answer: Answer) -> None:
+        """Answer, unless that was done: before something failed, for example."""
+        answered, self._answered = self._answered, None
+        if answered is not None:
+            self._clock.cancel()
+            answered(answer)
+
+    def drop(self) -> None:
+        """Take note that the caller has gone away: what the writer has not begun need not begin."""
+        self._answered = None
+        self._clock.cancel()
+        self.take()
+
+    def _give_up(self) -> None:
         """Refuse it, unless the writer has begun: what has begun ends by the store's own deadlines."""
         if self.take():
-            _settle(self.answer, Busy("too many changes are waiting"))
+            self.settle(Busy("too many changes are waiting"))
 
 
 class Registry:
@@ -79,14 +111,19 @@ class Registry:
         if self._thread.is_alive():
             self._thread.join()
 
+    def submit(self, operation: Operation, author: Author, answered: Callable[[Answer], None]) -> None:
+        """Do *operation*, and call *answered* on this event loop with what it came to: committed, or the error that
+        `write` would raise."""
+        self._queue.put(_Request((operation,), author, answered, is_batch=False))
+
     async def write(self, operation: Operation, author: Author) -> Written:
         """Do *operation* and return what it came to, committed. Raises RouteNotFound, RouteConflict,
         PreconditionFailed or SourceUnavailable; nothing was written then (OutcomeUnknown: perhaps)."""
-        return await self._submit(_Request((operation,), author, is_batch=False))
+        return await self._write_all((operation,), author, is_batch=False)
 
     async def write_batch(self, operations: Sequence[Operation], author: Author) -> Written:
         """Do all of *operations* in their order, or none. Raises BatchFailed with the index that failed."""
-        return await self._submit(_Request(operations, author, is_batch=True))
+        return await self._write_all(operations, author, is_batch=True)
 
     def rehearse(self, operations: Sequence[Operation], author: Author) -> Written:
         """Return what a batch would come to now, and write nothing. Reads the database on this thread."""
@@ -99,47 +136,47 @@ class Registry:
             error.as_of = sighting.head.position
             raise
 
-    async def _submit(self, request: _Request) -> Written:
-        clock = request.answer.get_loop().call_later(TURN_TIMEOUT_S, request.give_up)
+    async def _write_all(self, operations: Sequence[Operation], author: Author, *, is_batch: bool) -> Written:
+        answer: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        request = _Request(operations, author, partial(_resolve, answer), is_batch=is_batch)
         self._queue.put(request)
         try:
-            return await request.answer
+            return await answer
         finally:
-            clock.cancel()
-            request.take()  # whose caller has gone away need not begin
+            request.drop()
 
     def _run(self) -> None:
         while (request := self._queue.get()) is not None:
-            group, is_last = self._group_from(request)
+            group = [request] if request.take() else []
+            group += self._queued(GROUP_MAX_OPERATIONS - _size(group))
             if group:
                 self._do(group)
-            if is_last:
-                return
 
-    def _group_from(self, request: _Request | None) -> tuple[list[_Request], bool]:
-        """Return *request* and those queued behind it that are still wanted, and whether to stop then."""
-        group: list[_Request] = []
-        room = GROUP_MAX_OPERATIONS
-        while request is not None:
-            if request.take():
-                group.append(request)
-                room -= len(request.operations)
-            if room <= 0 or self._queue.empty():
-                return group, False
+    def _queued(self, room: int) -> list[_Request]:
+        """Return those that are queued and still wanted, as long as there is *room* for one more operation."""
+        found: list[_Request] = []
+        while room > 0 and not self._queue.empty():
             request = self._queue.get()
-        return group, True
+            if request is None:
+                self._queue.put(None)  # after what is queued
+                break
+            if request.take():
+                found.append(request)
+                room -= len(request.operations)
+        return found
 
     def _do(self, group: list[_Request]) -> None:
         """Answer every request of *group*, whatever happens."""
-        began = time.monotonic()
+        began, waiting = time.monotonic(), group
         try:
             # Whoever changes something is likely to go on: no look-up then, which would cost a round trip and
             # save nothing. Whoever repeats what is so already takes the lock once.
-            waiting = group if self._expects_changes else self._settle_without_lock(group)
+            if not self._expects_changes:
+                waiting = self._settle_without_lock(group)
             if waiting:
                 self._write(waiting)
         except Exception as error:  # it is the callers', who wait for it
-            _tell([(request, error) for request in group])
+            _tell([(request, error) for request in (*group, *waiting)])
             if isinstance(error, SourceUnavailable) and time.monotonic() - began > _LONG_S:
                 self._refuse_waiting(error)
 
@@ -163,7 +200,12 @@ class Registry:
         return [request for request, answer in answers if answer is None]
 
     def _write(self, group: list[_Request]) -> None:
+        """Write *group*, and with it those who came while we waited for the lock: they join it."""
         with self._store.writing(_all_keys(group)) as transaction:
+            late = self._queued(GROUP_MAX_OPERATIONS - _size(group))
+            if late:
+                group += late
+                transaction.look_up(_all_keys(late))
             overlay = Overlay(transaction.head, transaction.now, transaction.routes)
             answers = [(request, _attempt(request, overlay)) for request in group]
             if overlay.changes:
@@ -174,7 +216,7 @@ class Registry:
         _tell(answers)
 
 
-def _attempt(request: _Request, overlay: Overlay) -> Written | Exception:
+def _attempt(request: _Request, overlay: Overlay) -> Answer:
     """Return what *request* came to, with the head after it: what comes later in its group is not what it was
     decided on."""
     try:
@@ -187,26 +229,26 @@ def _attempt(request: _Request, overlay: Overlay) -> Written | Exception:
     return Written(overlay.head, outcomes)
 
 
-def _answer_without_change(request: _Request, sighting: Sighting) -> Written | Exception | None:
+def _answer_without_change(request: _Request, sighting: Sighting) -> Answer | None:
     overlay = Overlay(sighting.head, 0, sighting.routes)
     answer = _attempt(request, overlay)
     return None if overlay.changes else answer
 
 
-def _tell(answers: Sequence[tuple[_Request, Written | Exception]]) -> None:
+def _tell(answers: Sequence[tuple[_Request, Answer]]) -> None:
     """Answer on the event loop, all in one call: each call wakes it, which takes longer than an answer."""
     if answers:
         with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            answers[0][0].answer.get_loop().call_soon_threadsafe(_settle_all, answers)
+            answers[0][0].loop.call_soon_threadsafe(_settle_all, answers)
 
 
-def _settle_all(answers: Sequence[tuple[_Request, Written | Exception]]) -> None:
+def _settle_all(answers: Sequence[tuple[_Request, Answer]]) -> None:
     for request, answer in answers:
-        _settle(request.answer, answer)
+        request.settle(answer)
 
 
-def _settle(future: asyncio.Future[Written], answer: Written | Exception) -> None:
-    if future.done():  # its caller has gone away, or has its answer from before something failed
+def _resolve(future: asyncio.Future[Written], answer: Answer) -> None:
+    if future.done():  # its caller is going away
         return
     if isinstance(answer, Exception):
         future.set_exception(answer)
@@ -214,5 +256,9 @@ def _settle(future: asyncio.Future[Written], answer: Written | Exception) -> Non
         future.set_result(answer)
 
 
-def _all_keys(group: list[_Request]) -> set[RouteKey]:
+def _size(group: Sequence[_Request]) -> int:
+    return sum(len(request.operations) for request in group)
+
+
+def _all_keys(group: Sequence[_Request]) -> set[RouteKey]:
     return {operation.key for request in group for operation in request.operations}
