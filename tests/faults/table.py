@@ -10,12 +10,14 @@ from collections.abc import Mapping
 
 from tests.faults import (
     of_database,
+    of_host,
     of_kafka,
     of_load,
     of_processes,
     of_redis,
     of_retention,
     of_sqlite,
+    of_topic,
     of_versions,
 )
 from tests.faults.scenario import Row
@@ -27,12 +29,14 @@ _REASONS = {
     "F47": "the clocks of one node alone: needs a library that lies to it about the time",
     "F48": "tests/monitoring/test_log_writer.py",
     "F49": "no fault of its own: the row of the log is written with the change, and compared in every run",
-    "F51": "tests/test_snapshot.py cuts and changes the file at every byte",
     "F62": "five times what two workers answer is more than a client here can ask: benchmarks/",
     "F63": "there are no quotas",
 }
 _ROWS = (*range(1, 18), *range(20, 28), *range(30, 38), *range(40, 53), *range(60, 67))
-_ROOMS = (of_database, of_sqlite, of_redis, of_kafka, of_retention, of_processes, of_load, of_versions)
+_ROOMS = (
+    *(of_database, of_sqlite, of_redis, of_kafka, of_topic, of_retention),
+    *(of_processes, of_host, of_load, of_versions),
+)
 IDS = tuple(f"F{number:02}" for number in _ROWS)
 SCENARIOS: Mapping[str, Row] = {scenario.id: scenario for room in _ROOMS for scenario in room.SCENARIOS}
 _TRIED = {scenario.partition("/")[0] for scenario in SCENARIOS}

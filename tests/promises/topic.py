@@ -30,10 +30,14 @@ class Topic:
     def __init__(self, kafka: KafkaServer, name: str) -> None:
         self.name = name
         self.events: list[Told] = []
-        self._consumer = Consumer(
-            {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "test", "log_level": 0}
-        )
-        self._consumer.assign([TopicPartition(name, partition, 0) for partition in range(4)])
+        self._kafka = kafka
+        self._consumer = self._from_the_beginning()
+
+    def begin_again(self) -> None:
+        """Forget what came, and read the topic of this name that there is now."""
+        self.events.clear()
+        self._consumer.close()
+        self._consumer = self._from_the_beginning()
 
     def read(self) -> list[Told]:
         """Return all events that have come so far."""
@@ -45,6 +49,12 @@ class Topic:
     def close(self) -> None:
         """Disconnect."""
         self._consumer.close()
+
+    def _from_the_beginning(self) -> Consumer:
+        where = {"bootstrap.servers": self._kafka.bootstrap_servers}
+        consumer = Consumer({**where, "group.id": "test", "log_level": 0})
+        consumer.assign([TopicPartition(self.name, partition, 0) for partition in range(4)])
+        return consumer
 
 
 def _told(key: bytes | str | None, value: bytes | str | None) -> Told:

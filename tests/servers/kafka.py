@@ -74,6 +74,18 @@ class KafkaServer(Server):
         admin = self._admin()  # Kept until the answer is there: without it the request is dropped.
         admin.create_topics([NewTopic(name, partitions)])[name].result(ANSWER_TIMEOUT_S)
 
+    def delete_topic(self, name: str) -> None:
+        """Return when the topic is gone. Raises KafkaException."""
+        admin = self._admin()
+        admin.delete_topics([name])[name].result(ANSWER_TIMEOUT_S)
+
+    def grow_topic(self, name: str, partitions: int) -> None:
+        """Return when the topic has so many partitions. Raises KafkaException."""
+        from confluent_kafka.cimpl import NewPartitions  # see _admin
+
+        admin = self._admin()
+        admin.create_partitions([NewPartitions(name, partitions)])[name].result(ANSWER_TIMEOUT_S)
+
     def configure_topic(self, name: str, setting: str, value: str) -> None:
         """Return when a topic has that setting. Raises KafkaException."""
         # Late, see `_admin`; from where they are, because the package does not say that it exports them.
