@@ -39,6 +39,7 @@ from traffic_manager.snapshot import SnapshotFile
 
 # Two tenants have a service of the same name: neither may be given what is the other's.
 KEYS = [a_key("a"), a_key("a", tenant="team-b"), a_key("b"), a_key("c", tenant="team-b")]
+TWINS = {KEYS[0]: KEYS[1], KEYS[1]: KEYS[0]}
 WORKERS = 3
 ABSENCE_TTL_S = 10.0
 # A batch has to fit in a slice of the log.
@@ -90,7 +91,7 @@ workers = st.integers(0, WORKERS - 1)
 some_workers = st.sets(workers)
 keys = st.sampled_from(KEYS)
 slow = st.booleans()
-modes = st.sampled_from(["plain", "plain", "strong", "token"])
+modes = st.sampled_from(["plain", "plain", "strong", "token", "old token"])
 operations = st.one_of(
     st.builds(put, keys, st.integers(0, 2), st.sampled_from([None, None, True, False])),
     st.builds(lambda key, number: Operation(Verb.CREATE, key, url_of(key, number)), keys, st.integers(0, 1)),
@@ -100,16 +101,8 @@ batches = st.lists(operations, min_size=1, max_size=MOST_OPERATIONS)
 sizes = st.permutations([100, 2, 0])
 # Much happens to one key while a read of it is on its way.
 STEPS = [
-    "put",
-    "put",
-    "deactivate",
-    "follow",
-    "deliver",
-    "look",
-    "elsewhere",
-    "plain",
-    "strong",
-    "slow strong",
+    *("put", "put", "deactivate", "follow", "deliver", "look", "elsewhere", "plain", "strong", "slow strong"),
+    *("slow plain", "slow twin", "cut", "heal"),
 ]
 steps = st.lists(st.sampled_from(STEPS), min_size=2, max_size=7)
 BEGINNINGS = [
@@ -118,6 +111,8 @@ BEGINNINGS = [
     ["elsewhere", "slow plain"],
     ["look", "put"],
     ["slow strong", "put", "follow"],
+    ["back up", "put", "follow", "slow strong", "restore", "put", "follow"],
+    ["back up", "put", "elsewhere", "restore", "put", "put", "follow"],
 ]
 
 
@@ -272,31 +267,27 @@ class SeveralWorkers(RuleBasedStateMachine):
 
     @rule(worker=workers, key=keys, mode=modes, is_slow=slow, behind=st.integers(-1, 3))
     def resolve(self, worker: int, key: RouteKey, mode: str, is_slow: bool, behind: int) -> None:
-        token = self.token(behind) if mode == "token" else None
+        token = self.token(mode, behind)
         self.read(worker, key, is_slow=is_slow, is_strong=mode == "strong", token=token)
 
     @rule(worker=workers, some=st.lists(keys, min_size=1, max_size=4), mode=modes, is_slow=slow)
     def resolve_batch(self, worker: int, some: list[RouteKey], mode: str, is_slow: bool) -> None:
-        token = self.token(0) if mode == "token" else None
+        token = self.token(mode, 0)
         asked = self.asked(worker, is_strong=mode == "strong", token=token)
         with self.slowly(is_slow):
             self.begin(self.ask_for_all(self.workers[worker], some, asked))
-
-    @rule(worker=workers, key=keys, data=st.data())
-    def resolve_with_token_of_another_history(self, worker: int, key: RouteKey, data: st.DataObject) -> None:
-        if len(self.history.branches) > 1:
-            old = data.draw(st.sampled_from(self.history.branches[:-1]))
-            self.read(worker, key, is_slow=False, token=Position(old.epoch8, old.head))
 
     @rule(worker=workers, key=keys, first=st.sampled_from(BEGINNINGS), then=steps)
     def crowd(self, worker: int, key: RouteKey, first: list[str], then: list[str]) -> None:
         for step in [*first, *then]:
             self.take(step, worker, key)
+            self.every_worker_answers_right_from_memory()
         self.deliver_all()
 
     def take(self, step: str, worker: int, key: RouteKey) -> None:
+        line = self.workers[worker].line
         if step == "put":
-            self.write(worker, [put(key, 10 + self.history.now.head)], followed=set())
+            self.write((worker + 1) % WORKERS, [put(key, 10 + self.history.now.head)], followed=set())
         elif step == "deactivate":
             self.write(worker, [Operation(Verb.DEACTIVATE, key)], followed=set())
         elif step == "follow":
@@ -306,9 +297,18 @@ class SeveralWorkers(RuleBasedStateMachine):
         elif step == "look":
             self.look(worker, key, is_slow=True)
         elif step == "elsewhere":
-            self.read((worker + 1) % WORKERS, key, is_slow=False)
+            self.read((worker + 1) % WORKERS, key, is_slow=False, is_strong=True)
+        elif step == "cut":
+            line.cut()
+        elif step == "heal":
+            line.is_cut = False
+        elif step == "back up":
+            self.back_up()
+        elif step == "restore":
+            self.restore(-1, is_told=False, more=[], followed=set())
         else:
-            self.read(worker, key, is_slow=step.startswith("slow"), is_strong=step.endswith("strong"))
+            asked_for = TWINS.get(key, key) if step.endswith("twin") else key
+            self.read(worker, asked_for, is_slow=step.startswith("slow"), is_strong=step.endswith("strong"))
 
     @rule(worker=workers, key=keys, is_slow=slow)
     def look(self, worker: int, key: RouteKey, is_slow: bool) -> None:
@@ -358,10 +358,12 @@ class SeveralWorkers(RuleBasedStateMachine):
     def follow(self, followed: set[int]) -> None:
         for number in sorted(followed):
             worker = self.workers[number]
+            must_notice = self.history.now.is_hidden and self.has_seen_lost(worker)
             is_well = worker.follower.step()
             assert is_well != worker.line.is_cut
             if is_well:
                 self.notice_epoch()
+                assert not (must_notice and self.history.now.is_hidden), "who has seen what was lost notices"
                 assert worker.mirror.applied == self.history.now.head
                 assert worker.mirror.head is not None
                 assert worker.mirror.head.epoch8 == self.history.now.epoch8
@@ -431,18 +433,20 @@ class SeveralWorkers(RuleBasedStateMachine):
 
     @rule(key=keys, how=st.sampled_from(sorted(POISONS)), worker=workers)
     def poison_redis(self, key: RouteKey, how: str, worker: int) -> None:
+        """Spoil an entry that somebody has just put there, and ask all who may read it."""
+        self.read(worker, key, is_slow=False, is_strong=True)
         self.redis.poison(key, how)
-        self.read(worker, key, is_slow=False)
+        for reader in range(WORKERS):
+            self.read(reader, key, is_slow=False)
 
-    @rule(seconds=st.sampled_from([0.4, 1.1, 20.0]))
-    def pass_time(self, seconds: float) -> None:
-        """No read takes as long: their deadlines are shorter."""
+    @rule(
+        seconds=st.sampled_from([0.4, 1.1, 20.0]), jump_s=st.sampled_from([0.0, -3600.0, -5.0, 5.0, 3600.0])
+    )
+    def pass_time(self, seconds: float, jump_s: float) -> None:
+        """No read takes as long: their deadlines are shorter. The wall clock may jump meanwhile."""
         self.deliver_all()
         self.now_s += seconds
-
-    @rule(seconds=st.sampled_from([-3600.0, -5.0, 5.0, 3600.0]))
-    def jump_clock(self, seconds: float) -> None:
-        self.clock.jump(seconds)
+        self.clock.jump(seconds + jump_s)
 
     @rule(kept=st.integers(1, 4))
     def compact(self, kept: int) -> None:
@@ -458,14 +462,13 @@ class SeveralWorkers(RuleBasedStateMachine):
         if not now.is_hidden:
             self.copies.append(Copy(self.database.back_up(), now.epoch8, now.log.copy(), self.compacted))
 
-    @rule(which=st.integers(0, 9), is_told=slow, more=batches, followed=some_workers)
+    @rule(which=st.integers(-2, 2), is_told=slow, more=batches, followed=some_workers)
     def restore(self, which: int, is_told: bool, more: list[Operation], followed: set[int]) -> None:
         """Go on from an older copy, perhaps with more changes than were lost; the operator may say so (`new-epoch`)
         or not. Every worker has followed by then: before, nothing here tells one history from another."""
         if not self.copies or any(worker.followed is None for worker in self.workers):
             return
         copy = self.copies[which % len(self.copies)]
-        self.deliver_all()
         self.database.restore(copy.copied)
         self.history.turn_to(Branch(copy.epoch8, copy.log.copy(), is_hidden=True))
         self.compacted = copy.compacted
@@ -604,8 +607,10 @@ class SeveralWorkers(RuleBasedStateMachine):
         line = self.workers[worker].line
         return Asked(self.history.head, self.now_s, line.cuts - line.is_cut, is_strong, token)
 
-    def token(self, behind: int) -> Position:
-        return Position(self.history.now.epoch8, max(0, self.history.now.head - behind))
+    def token(self, mode: str, behind: int) -> Position | None:
+        """Return a token of now, or of the first history of all."""
+        branch = {"token": self.history.now, "old token": self.history.branches[0]}.get(mode)
+        return Position(branch.epoch8, max(0, branch.head - behind)) if branch else None
 
     def read(
         self,
