@@ -52,6 +52,27 @@ def test_what_was_written_is_read_back(file: SnapshotFile, keys: list[StoredKey]
     assert content(file.read()) == (Head(EPOCH, 2, 9), CHAIN, expected, keys, 123.5)
 
 
+def test_content_is_on_the_disk_before_its_name_and_then_the_name(
+    file: SnapshotFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    flush, rename = os.fsync, os.replace
+
+    def noted_flush(descriptor: int) -> None:
+        flush(descriptor)
+        done.append("flush")
+
+    def noted_rename(old: Path, new: Path) -> None:
+        done.append("rename")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_flush)
+    monkeypatch.setattr(os, "replace", noted_rename)
+    file.write(a_mirror(), None, seen_at=1.0)
+    # The first rename, of the file before, has found none.
+    assert done == ["flush", "rename", "rename", "flush"]
+
+
 def test_nothing_is_read_where_nothing_was_written(file: SnapshotFile) -> None:
     assert file.read() is None
 

@@ -296,6 +296,26 @@ def test_made_up_names_use_up_the_allowance_and_real_ones_do_not(store: MemorySt
     asyncio.run(run())
 
 
+def test_fill_from_a_history_that_was_left_meanwhile_is_not_taken_in(store: MemoryStore) -> None:
+    store.is_read_only = True  # so that the new history keeps the name of the one that is left
+
+    async def run() -> None:
+        async with reading(store, max_routes=2) as r:
+            await r.urls(A)
+            slow = SlowReads(store)
+            asked = asyncio.ensure_future(r.batch.resolve([A, C]))
+            await slow.until_held(1)
+            slow.let_others_pass()
+            with store._state:
+                store.lose_changes_after(2)
+                commit(store, put(B, OTHER_URL), create(a_key("d")))
+            await until(lambda: r.mirror.histories)
+            slow.release()
+            assert urls_of(await asked) == [URL, None]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("max_routes", [0, 2, 100])
 def test_read_of_a_history_that_was_left_meanwhile_is_not_answered(
     store: MemoryStore, max_routes: int

@@ -327,6 +327,23 @@ async def test_answers_are_flagged_once_the_source_is_away_for_a_second_and_no_l
         await until(lambda: f.follower.stale_age_s() is None and f.mirror.applied == 1)
 
 
+def test_answers_are_as_old_as_the_beginning_of_the_poll_that_saw_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 100.0
+
+    def take_long() -> None:
+        nonlocal now_s
+        now_s += 3.0
+
+    monkeypatch.setattr(follower_module, "monotonic", lambda: now_s)
+    store = MemoryStore()
+    store.after_pulse = take_long
+    follower = Follower(store, Mirror(10), Events(), Watchers(10))
+    assert follower.catch_up()
+    assert follower.stale_age_s() == 3
+
+
 def test_answers_count_as_fresh_for_one_second() -> None:
     assert follower_module.FRESH_S == 1.0
 

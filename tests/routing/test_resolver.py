@@ -34,7 +34,7 @@ from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.model import Position, RouteKey
 from traffic_manager.routing.operations import Operation
-from traffic_manager.routing.ports import CachedRoute, Entry, Slice
+from traffic_manager.routing.ports import CachedRoute, Entry, Head, Sighting, Slice
 from traffic_manager.routing.resolver import Answer, Resolver, Source
 from traffic_manager.routing.unknown_names import UnknownNames
 from traffic_manager.routing.watchers import Watchers
@@ -257,7 +257,7 @@ async def test_readers_of_one_key_share_a_look_up_and_those_of_others_do_not() -
     async with reading(store, max_routes=0) as r:
         slow = SlowReads(store)
         same = [asyncio.ensure_future(r.resolve()) for _ in range(20)]
-        other = asyncio.ensure_future(r.resolve(a_key("other")))
+        other = asyncio.ensure_future(r.resolve(a_key(tenant="team-b")))
         await slow.until_held(2)
         slow.let_others_pass()
         slow.release()
@@ -545,3 +545,27 @@ async def test_names_of_routes_are_looked_up_without_limit() -> None:
         for key in keys[:5]:
             with pytest.raises(SourceUnavailable, match="cannot be reached"):
                 await r.resolve(key)
+
+
+@on_a_loop
+async def test_what_was_seen_late_does_not_replace_what_changed_meanwhile() -> None:
+    store = MemoryStore()
+    commit(store, *(create(a_key(service)) for service in "abc"))
+    async with reading(store, max_routes=2) as r:
+        key = next(a_key(service) for service in "abc" if r.resolver.from_memory(a_key(service)))
+        seen = store.look_up([key])
+        commit(store, put(key, OTHER_URL))
+        await r.followed()
+        r.resolver.saw(key, seen)
+        assert (await r.resolve(key)).entry == Entry(OTHER_URL, 4)
+
+
+@on_a_loop
+async def test_what_was_seen_of_another_history_is_not_shown_in_this_one() -> None:
+    store = MemoryStore()
+    commit(store, create())
+    async with reading(store) as r:
+        r.resolver.saw(a_key(), Sighting(Head(OTHER_EPOCH, 2, 9), {}))
+        answer = r.resolver.from_memory(a_key())
+        assert answer
+        assert (answer.as_of, answer.entry) == (1, Entry(URL, 1))
