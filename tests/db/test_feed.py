@@ -113,6 +113,15 @@ def test_slice_holds_the_changes_after_and_the_digest_at_its_end(engine: Engine)
     assert (found.upto, [c.revision for c in found.changes], found.chain) == (3, [2, 3], engine.chains()[2])
 
 
+def test_changes_come_in_the_order_of_their_revisions_whatever_the_clock_said(sql_engine: SqlEngine) -> None:
+    commit(sql_engine.store, create(), deactivate(), delete())
+    sql_engine.run("update changes set occurred_at = 1000 - revision")
+    feed = sql_engine.feed()
+    for changes in (feed.slice(0, 10), feed.pulse(0, 10).changes):
+        assert changes
+        assert [change.revision for change in changes.changes] == [1, 2, 3]
+
+
 @pytest.mark.parametrize(("limit", "upto"), [(1, 1), (2, 1), (3, 1), (4, 4), (5, 5)])
 def test_slice_never_cuts_a_batch(engine: Engine, limit: int, upto: int) -> None:
     batch = [create(a_key(s)) for s in "abc"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.db.engines import Engine, SqlEngine
 from tests.routing.builders import a_key, commit, commit_batches, create, deactivate, delete, put
+from traffic_manager.db import retention
 from traffic_manager.db.retention import Compaction, compact
 from traffic_manager.routing.chain import next_link
 from traffic_manager.routing.ports import RELAY_LEASE, NameFilter
@@ -60,6 +63,17 @@ def test_nothing_goes_where_events_go_to_kafka_and_none_has_been_sent_yet(sql_en
     commit(sql_engine.store, create(), deactivate())
     assert compact(sql_engine.database, LATER, kept=1, has_kafka=True) == Compaction(0, 0)
     assert compact(sql_engine.database, LATER, kept=1, has_kafka=False) == Compaction(1, 1)
+
+
+def test_compaction_that_fails_half_way_leaves_boundary_and_changes(
+    sql_engine: SqlEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(sql_engine.store, create(), deactivate())
+    monkeypatch.setattr(retention, "_FORGET", "delete from nothing where revision <= :upto")
+    with pytest.raises(Exception, match=r"nothing|migrate"):
+        compact(sql_engine.database, LATER, kept=1)
+    assert sql_engine.store.changes(NameFilter(), 0, 10).compacted_revision == 0
+    assert _kept(sql_engine) == [1, 2]
 
 
 def test_a_second_run_goes_on_where_the_first_ended(sql_engine: SqlEngine) -> None:

@@ -1,66 +1,72 @@
-"""`python -m tests.promises.seeded [names]`: applies each break to a copy of the tree and runs the test that has to
-fail there. The exit code is 1 if one was not caught.
+"""`python -m tests.promises.seeded [--publish] [names]`: applies each break to a copy of the tree and runs the test
+that has to fail there. The exit code is 1 if one was not caught. `--publish` writes docs/seeded-bugs.md.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from tests.promises.seeded.breaks import BREAKS, Break
+
 ROOT = Path(__file__).resolve().parents[3]
-PATCHES = Path(__file__).parent
+PAGE = ROOT / "docs" / "seeded-bugs.md"
 COPIED = ("src", "tests", "pyproject.toml")
 LINKED = ".cache"  # programs that `tests.servers.install` brought
+CAUGHT, NOT_CAUGHT = "caught", "NOT CAUGHT"
 
-BOUNDED_MIRROR = ("../routing/test_bounded_mirror.py", "no_answer_of_a_mirror_that_grows_and_shrinks")
-# What has to notice each break: a module of tests, and words to choose from it by.
-TESTS = {
-    "answer_before_commit": ("test_durability.py", "no_answer_comes_before_the_commit"),
-    "lock_and_head_in_one_statement": ("test_one_order.py", "four_processes"),
-    "no_revision_lock": ("test_one_order.py", "four_processes"),
-    "no_memory_of_what_was_shown": ("test_sessions.py", "after_a_strong_one"),
-    "cached_values_are_not_checked": ("test_sessions.py", "under_load or forgets"),
-    "token_ignored": ("test_sessions.py", "token_of_a_write"),
-    "strong_reads_from_memory": ("test_sessions.py", "a_strong_read_sees"),
-    "not_found_when_the_database_fails": ("test_knowledge.py", "without_mirror_and_database"),
-    "no_flag": ("test_freshness.py", "none_unflagged_is_older"),
-    "dead_connections_stay_in_the_pool": ("test_recovery.py", "many_crashes"),
-    "readiness_follows_redis": ("test_optional_parts.py", "depends_on_redis"),
-    "checkpoint_before_acknowledgement": ("test_events.py", "every_change_arrives"),
-    "one_revision_for_all_that_was_shown": ("../routing/test_resolver.py", "no_other_keys_value_refused"),
-    "what_was_shown_is_not_asked": BOUNDED_MIRROR,
-    "late_look_ups_are_not_checked": BOUNDED_MIRROR,
-    "failed_look_ups_are_remembered": BOUNDED_MIRROR,
-    "own_writes_by_a_side_door": BOUNDED_MIRROR,
-    "not_found_after_a_drop": BOUNDED_MIRROR,
-    "complete_without_a_load": BOUNDED_MIRROR,
-    "another_epoch_is_believed": BOUNDED_MIRROR,
-    "what_was_shown_overtakes_changes": BOUNDED_MIRROR,
-    "held_routes_are_not_followed": BOUNDED_MIRROR,
-    "left_history_comes_back": BOUNDED_MIRROR,
-}
-_PYTEST_SAYS = {0: "NOT CAUGHT", 1: "caught"}
+_HEADER = "| Break | | Caught by | Seconds |\n|---|---|---|---|"
+_INTRODUCTION = """# Is a break noticed?
+
+A suite that passes says little until it is known to fail. Each line is a mistake that was put into the code on
+purpose, one at a time, and the test that then failed. `make seeded-bugs` does all of it again and writes this page;
+the patches are in `tests/promises/seeded`. B1 to B14 are mistakes that other systems have made.
+"""
 
 
-def main(names: list[str]) -> int:
-    """Try the breaks called *names*, or all; return the exit code."""
-    verdicts = [_try(name) for name in names or TESTS]
-    return 0 if all(verdict == "caught" for verdict in verdicts) else 1
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a break: the first test that failed, in how many seconds."""
+
+    broken: Break
+    verdict: str
+    caught_by: str
+    seconds: float
+
+    def row(self) -> str:
+        """Return it as a row of the table."""
+        caught_by = f"`{self.caught_by}`" if self.verdict == CAUGHT else f"**{self.verdict}**"
+        return f"| {self.broken.meaning} | {self.broken.bug} | {caught_by} | {self.seconds:.0f} |"
 
 
-def _try(name: str) -> str:
+def main(arguments: list[str]) -> int:
+    """Try the breaks that are named, or all; return the exit code."""
+    names = [argument for argument in arguments if argument != "--publish"]
+    print(_HEADER, flush=True)
+    verdicts = [_try(broken) for broken in BREAKS if not names or broken.name in names]
+    if "--publish" in arguments and not names:
+        PAGE.write_text(_page(verdicts))
+    caught = sum(verdict.verdict == CAUGHT for verdict in verdicts)
+    print(f"{caught} of {len(verdicts)} were caught")
+    return 0 if caught == len(verdicts) else 1
+
+
+def _try(broken: Break) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="traffic-manager-seeded-") as folder:
         tree = Path(folder)
         _copy(tree)
-        _break(tree, PATCHES / f"{name}.patch")
+        _break(tree, broken.patch)
         began = time.monotonic()
-        verdict = _test(tree, *TESTS[name])
-        print(f"{verdict}: {name} by {TESTS[name][0]} ({time.monotonic() - began:.0f} s)", flush=True)
+        verdict = Verdict(broken, *_test(tree, broken), time.monotonic() - began)
+        print(verdict.row(), flush=True)
         return verdict
 
 
@@ -75,27 +81,34 @@ def _copy(tree: Path) -> None:
 
 def _break(tree: Path, patch: Path) -> None:
     """Apply *patch*; it may be some lines off, for the code around it moves."""
-    subprocess.run(["git", "apply", "-C1", str(patch)], cwd=tree, check=True)
+    subprocess.run(["git", "apply", "-C1", str(patch)], cwd=tree, check=True, capture_output=True)
 
 
-def _test(tree: Path, module: str, chosen: str) -> str:
+def _test(tree: Path, broken: Break) -> tuple[str, str]:
+    """Return the verdict, and the test that failed."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, f"tests/promises/{module}", "-k", chosen],
+        [*command, f"tests/{broken.module}", "-k", broken.words],
         cwd=tree,
-        env={**os.environ, "PYTHONPATH": str(tree / "src")},
+        # As in CI, so that the table can be had again.
+        env={**os.environ, "CI": "true", "PYTHONPATH": str(tree / "src")},
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode not in _PYTEST_SAYS:
-        print(done.stdout[-2000:], done.stderr[-2000:])
-    elif done.returncode == 1:
-        print(
-            *(line for line in done.stdout.splitlines() if line.startswith(("E   ", "FAILED", "ERROR"))),
-            sep="\n",
-        )
-    return _PYTEST_SAYS.get(done.returncode, "the tests could not run")
+    failed = re.search(r"^FAILED tests/(\S+?)(\[| |$)", done.stdout, re.MULTILINE)
+    if done.returncode == 1 and failed:
+        return CAUGHT, failed[1]
+    if done.returncode == 0:
+        return NOT_CAUGHT, ""
+    print(done.stdout[-2000:], done.stderr[-2000:])
+    return "the tests could not run", ""
+
+
+def _page(verdicts: Sequence[Verdict]) -> str:
+    caught = sum(verdict.verdict == CAUGHT for verdict in verdicts)
+    rows = "\n".join(verdict.row() for verdict in verdicts)
+    return f"{_INTRODUCTION}\n{caught} of {len(verdicts)} are caught.\n\n{_HEADER}\n{rows}\n"
 
 
 if __name__ == "__main__":
