@@ -5,7 +5,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: run install install-dev test check lint types imports services lock bench bench-full model faults \
-	faults-full clean
+	faults-full seeded-bugs soak clean
 
 run: install
 	@$(BIN)/traffic-manager serve
@@ -32,7 +32,7 @@ test: install-dev
 	@$(BIN)/python -m tests.servers.install
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# The model of several workers (tests/model) for long: about three minutes, each time other ways.
+# The model of several workers (tests/model) for long: some minutes, each time other ways.
 model: install-dev
 	@env -u CI MODEL_EXAMPLES=2000 MODEL_STEPS=60 $(BIN)/python -m pytest -q tests/model
 
@@ -47,6 +47,17 @@ faults: install-dev
 faults-full: install-dev
 	@$(BIN)/python -m tests.servers.install
 	@$(FAULT_SUITE) --full --publish $(FAULTS)
+
+# Breaks the code on purpose, one mistake at a time, and shows which test notices; writes docs/seeded-bugs.md.
+seeded-bugs: install-dev
+	@$(BIN)/python -m tests.servers.install
+	@$(BIN)/python -m tests.promises.seeded --publish
+
+# Does anything grow under a steady load for SOAK_MINUTES (at least 5)? Adds a table to docs/reliability-results.md.
+SOAK_MINUTES := 30
+soak: install-dev
+	@$(BIN)/python -m tests.servers.install
+	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES) --publish
 
 check: lint types imports
 

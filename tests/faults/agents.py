@@ -47,8 +47,8 @@ class Agents:
             # At the same time: one after the other, the same idle worker would accept most of them.
             opened = await asyncio.gather(*(lines.open() for _ in range(_CONNECTIONS)))
             shares = [self._load.known[start::_CONNECTIONS] for start in range(_CONNECTIONS)]
-            await asyncio.gather(*map(_resolve_all, opened, shares))
-            strong = [_resolve_all(line, self._load.known[:_STRONG], _NO_CACHE) for line in opened]
+            await asyncio.gather(*map(resolve_all, opened, shares))
+            strong = [resolve_all(line, self._load.known[:_STRONG], _NO_CACHE) for line in opened]
             await asyncio.gather(*strong)
             for line in opened:
                 lines.give_back(line)
@@ -213,7 +213,8 @@ class Agents:
             self.ledger.leaks.append(answer.body)
 
 
-async def _resolve_all(line: Line, keys: Sequence[RouteKey], *headers: tuple[str, str]) -> None:
+async def resolve_all(line: Line, keys: Sequence[RouteKey], *headers: tuple[str, str]) -> None:
+    """Resolve *keys* one after another; nothing is written down."""
     for key in keys:
         await line.ask(_request("GET", f"{RESOLVE}?{urlencode(key._asdict())}", *headers))
 

@@ -54,6 +54,11 @@ def used_by(stand: Stand) -> Used:
     )
 
 
+def rss_kib_by_process(nodes: Sequence[Node]) -> list[int]:
+    """Return the resident memory of each process; what processes share counts for each of them."""
+    return [_kib_of(f"/proc/{pid}/status", "VmRSS:") for pid in _processes(nodes)]
+
+
 def _processes(nodes: Sequence[Node]) -> Iterator[int]:
     for node in nodes:
         yield node.pid
@@ -61,9 +66,13 @@ def _processes(nodes: Sequence[Node]) -> Iterator[int]:
 
 
 def _memory_kib(pid: int) -> int:
+    return _kib_of(f"/proc/{pid}/smaps_rollup", "Pss:")
+
+
+def _kib_of(file: str, name: str) -> int:
     with suppress(OSError):  # ended meanwhile
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+        for line in Path(file).read_text().splitlines():
+            if line.startswith(name):
                 return int(line.split()[1])
     return 0
 

@@ -17,6 +17,15 @@ HEAD = (
 
 def append(kind: str, seed: int, lines: Sequence[str]) -> None:
     """Add a table of *lines* to the page."""
-    title = f"## {datetime.now(UTC):%Y-%m-%d}, {kind}, seed {seed}"
+    write([f"## {today()}, {kind}, seed {seed}", "", HEAD, *lines, ""])
+
+
+def write(lines: Sequence[str]) -> None:
+    """Add *lines* to the page."""
     with PAGE.open("a") as page:
-        page.write("\n".join(["", title, "", HEAD, *lines, ""]))
+        page.write("\n".join(["", *lines]))
+
+
+def today() -> str:
+    """Return the date of a run."""
+    return f"{datetime.now(UTC):%Y-%m-%d}"
