@@ -138,9 +138,7 @@ def _read_only(stand: Stand) -> Iterator[None]:
     try:
         yield
     finally:
-        postgres.psql(
-            "set default_transaction_read_only = off; alter system reset default_transaction_read_only"
-        )
+        postgres.psql("alter system reset default_transaction_read_only")
         postgres.psql("select pg_reload_conf()")
 
 
