@@ -28,7 +28,7 @@ from tests.faults.disks import a_small_disk, filled
 from tests.faults.evidence import Evidence
 from tests.faults.load import Load
 from tests.faults.proxy import BLACKHOLE, Trouble
-from tests.faults.scenario import Criterion, Scenario
+from tests.faults.scenario import RECENT_CHANGES_KIB, Criterion, Scenario
 from tests.faults.stand import KNOWN, NODES, Stand
 from tests.promises.caller import Caller
 from tests.promises.crew import a_crew, new_url
@@ -263,7 +263,7 @@ SCENARIOS = [
         "F06",
         "all writers wait for a lock of somebody else",
         lambda stand: _held(stand, "lock table routes in exclusive mode"),
-        (*READS_GO_ON, nothing_is_flagged, writes_are_refused(2.0)),
+        (*READS_GO_ON, nothing_is_flagged, writes_are_refused(2.0, though_reads_go_on=True)),
     ),
     Scenario(
         "F07",
@@ -276,7 +276,13 @@ SCENARIOS = [
         "F09",
         "PostgreSQL read-only",
         _read_only,
-        (reads_do_not_fail, p99_holds, nodes_stay_ready, nothing_is_flagged, writes_are_refused(0.1)),
+        (
+            reads_do_not_fail,
+            p99_holds,
+            nodes_stay_ready,
+            nothing_is_flagged,
+            writes_are_refused(0.1, though_reads_go_on=True),
+        ),
     ),
     Scenario(
         "F10",
@@ -304,7 +310,7 @@ SCENARIOS = [
             reads_do_not_fail,
             p99_holds,
             nothing_is_flagged,
-            writes_are_refused(1.7),
+            writes_are_refused(1.7, though_reads_go_on=True),
             writes_succeed_again(6.0),
         ),
     ),
@@ -313,11 +319,12 @@ SCENARIOS = [
         "bulk writes of the same routes in adverse order",
         _bulk_writes_in_adverse_order,
         (known_routes_answer(), nodes_stay_ready),
+        fills_kib=RECENT_CHANGES_KIB,
     ),
     Scenario(
         "F14",
         "connections cut between a commit and its answer",
-        lambda stand: troubled(stand.proxies["postgres"], Trouble(cut_after=b"commit")),
+        lambda stand: troubled(stand.proxies["postgres"], Trouble(cut_after=b"\0commit\0")),
         (known_routes_answer(), _outcomes_are_unknown, writes_succeed_again(3.0)),
         (_UNPREPARED, _UNPREPARED),
         proxied=("postgres",),

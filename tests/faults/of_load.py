@@ -12,7 +12,7 @@ from tests.faults.criteria import known_routes_answer, nodes_stay_ready, p99_hol
 from tests.faults.evidence import Evidence
 from tests.faults.of_kafka import pile_up
 from tests.faults.resources import used_by
-from tests.faults.scenario import Scenario
+from tests.faults.scenario import RECENT_CHANGES_KIB, Scenario
 from tests.faults.stand import KNOWN, NODES, Stand
 from tests.promises.caller import Caller
 from tests.promises.crew import new_url
@@ -175,6 +175,7 @@ SCENARIOS = [
         "a burst of changes",
         _burst_of_changes,
         (known_routes_answer(), nodes_stay_ready),
+        fills_kib=RECENT_CHANGES_KIB,
         is_momentary=True,
     ),
     Scenario(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
@@ -31,6 +31,10 @@ class Used:
     files: int
     threads: int
     connections: int
+
+    def with_more_memory(self, more_kib: int) -> Used:
+        """Return the same with so much more memory."""
+        return replace(self, memory_kib=self.memory_kib + more_kib)
 
     def excess_over(self, before: Used) -> list[str]:
         """Return what is more than *before*, beyond what may be."""

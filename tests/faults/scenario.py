@@ -17,6 +17,8 @@ from tests.faults.phases import Phases
 from tests.faults.resources import used_by
 from tests.faults.stand import NODES, Servers, Stand, a_stand
 
+# What many changes fill in four workers: 8 MiB of recent changes each, and the window of revisions beside them.
+RECENT_CHANGES_KIB = 4 * 16 * 1024
 # Breaks something on entry and heals it when the block ends; in between, the load goes on.
 Fault = Callable[[Stand], AbstractContextManager[None]]
 # Yields what is wrong with the run.
@@ -70,6 +72,8 @@ class Scenario:
     # What the nodes reach through a proxy: `postgres`, `redis`.
     proxied: Sequence[str] = ()
     kills_our_own: bool = False
+    # Memory of a bounded size that the fault fills, and that is not given back.
+    fills_kib: int = 0
     # Whether all is done when the fault's context has been entered, so that nothing stays broken.
     is_momentary: bool = False
 
@@ -85,7 +89,7 @@ class Scenario:
     def _observe(self, stand: Stand, load: LoadProcess, phases: Phases) -> Evidence:
         began, began_ns = spent(), time.monotonic_ns()
         time.sleep(phases.base_s)
-        before = used_by(stand)
+        before = used_by(stand).with_more_memory(self.fills_kib)
         breaks_ns = time.monotonic_ns()
         with self.fault(stand):
             broken_ns = time.monotonic_ns()
