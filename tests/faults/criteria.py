@@ -15,6 +15,8 @@ P99_TIMES = 3.0
 P99_FLOOR_S = 0.020
 # An answer may be without a flag for so long after the database was last heard of.
 UNFLAGGED_S = 1.0
+# What is told to those who write when the disk is full: people have to make room.
+ROOM_S = 30
 
 
 def known_routes_answer(share: float = 0.999) -> Criterion:
@@ -132,6 +134,14 @@ def writes_are_refused(within_s: float, *, though_reads_go_on: bool = False) -> 
         return found if asked else ["nobody wrote while it was broken"]
 
     return judge
+
+
+def writes_find_no_room(evidence: Evidence) -> Sequence[str]:
+    """Until the last page is full writes still succeed; then they are refused with the time for people to act."""
+    refused = [e for e in evidence.broken(Kind.WRITE) if e.status == 503]
+    early = [e for e in refused if e.retry_after_s != ROOM_S]
+    found = [f"{len(early)} refusals ask to come again otherwise: {early[0]}"] if early else []
+    return found if refused else ["no write was refused: was the disk full?"]
 
 
 def writes_succeed_again(within_s: float) -> Criterion:

@@ -15,6 +15,7 @@ from tests.faults.criteria import (
     p99_holds,
     reads_do_not_fail,
     writes_are_refused,
+    writes_find_no_room,
     writes_succeed_again,
 )
 from tests.faults.disks import a_small_disk, filled
@@ -140,6 +141,15 @@ def _locked(path: Path) -> Iterator[None]:
         connection.close()
 
 
+@contextmanager
+def _disk_full(path: Path) -> Iterator[None]:
+    """Leave no room on the disk, nor in the write-ahead log, whose old pages would be used again."""
+    with sqlite3.connect(path, timeout=5.0) as connection:
+        connection.execute("pragma wal_checkpoint(truncate)")
+    with filled(path.parent):
+        yield
+
+
 SCENARIOS = [
     KilledWhileWriting(),
     UnderLoad(
@@ -151,8 +161,8 @@ SCENARIOS = [
     UnderLoad(
         "F17",
         "SQLite's disk full",
-        lambda path: filled(path.parent),
-        (*READS_GO_ON, writes_succeed_again(5.0)),
+        _disk_full,
+        (*READS_GO_ON, writes_find_no_room, writes_succeed_again(5.0)),
         disk_mib=_DISK_MIB,
     ),
 ]
