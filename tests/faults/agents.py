@@ -21,6 +21,7 @@ from traffic_manager.routing.model import RouteKey
 
 _CONNECTIONS = 16
 _STRONG = 10
+_SILENCES = 3
 _NO_CACHE = ("Cache-Control", "no-cache")
 _CHANGING_SHARE = 0.05
 Duty = Callable[[float], Coroutine[Any, Any, None]]  # Any: what nobody sends to it or takes from it
@@ -35,6 +36,7 @@ class Agents:
         self._random = random.Random(load.seed)
         self._lines = [Lines(port) for port in load.ports]
         self._is_ready = [True for _ in load.ports]
+        self._silences = [0 for _ in load.ports]
         # Zipf's law: the second is asked for half as often as the first, the third a third as often, ...
         self._weights = list(accumulate(1 / rank for rank in range(1, len(load.known) + 1)))
         self._turns = count()
@@ -121,11 +123,19 @@ class Agents:
         async def probe(due_s: float) -> None:
             # As orchestrators do: over a new connection, which any worker may accept.
             request = _request("GET", kind.value, ("Connection", "close"))
-            line, answer = await self._ask(kind, node, due_s, request, PROBE_DEADLINE_S, is_new=True)
+            _line, answer = await self._ask(kind, node, due_s, request, PROBE_DEADLINE_S, is_new=True)
             if kind is Kind.READY:
-                self._is_ready[node] = line is not None and answer is not None and answer.status == 200
+                self._note_readiness(node, answer)
 
         return probe
+
+    def _note_readiness(self, node: int, answer: Answer | None) -> None:
+        """Believe an answer at once, and silence the third time, as load balancers do."""
+        self._silences[node] = 0 if answer is not None else self._silences[node] + 1
+        if answer is not None:
+            self._is_ready[node] = answer.status == 200
+        elif self._silences[node] >= _SILENCES:
+            self._is_ready[node] = False
 
     # How they ask it, and what they write down.
 

@@ -180,4 +180,5 @@ def trouble_ends_within(most_s: float) -> Criterion:
 
 def _statuses(exchanges: Sequence[Exchange]) -> str:
     counted = Counter((exchange.kind.name, exchange.status) for exchange in exchanges)
-    return ", ".join(f"{number} x {kind} {status}" for (kind, status), number in counted.items())
+    listed = ", ".join(f"{number} x {kind} {status}" for (kind, status), number in counted.items())
+    return f"{listed}; the first: {exchanges[0]}, {exchanges[0].took_s:.2f} s"

@@ -40,7 +40,8 @@ from traffic_manager.db.postgres import REVISION_LOCK
 
 READS_GO_ON = (known_routes_answer(), p99_holds, nodes_stay_ready)
 WITHOUT_DATABASE = (*READS_GO_ON, old_answers_are_flagged)
-_WORKERS = 4
+# Four workers and two parents: each follows the log over a connection of its own.
+_PROCESSES = 6
 # Of F07: of each restart's trouble, and between restarts, so that the end of it shows.
 _ERRORS_S = 3.0
 _BETWEEN_S = 4.0
@@ -75,15 +76,15 @@ def _attempts_counted(stand: Stand) -> Iterator[None]:
     opened, began = stand.proxies["postgres"].opened(), time.monotonic()
     yield
     attempts = stand.proxies["postgres"].opened() - opened
-    stand.measured["attempts"] = attempts / (time.monotonic() - began) / _WORKERS
+    stand.measured["attempts"] = attempts / (time.monotonic() - began) / _PROCESSES
 
 
 def attempts_at_most(most: float) -> Criterion:
-    """Who cannot connect does not try all the time: so often a second and worker."""
+    """Who cannot connect does not try all the time: so often a second and process."""
 
     def judge(evidence: Evidence) -> Sequence[str]:
         rate = evidence.measured["attempts"]
-        return [f"{rate:.2f} attempts to connect a second and worker, not {most}"] if rate > most else []
+        return [f"{rate:.2f} attempts to connect a second and process, not {most}"] if rate > most else []
 
     return judge
 

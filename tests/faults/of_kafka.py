@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from tests.faults.acts import again_and_again, seconds_until
 from tests.faults.criteria import nodes_stay_ready, nothing_fails
@@ -176,21 +176,21 @@ def _set_aside(stand: Stand) -> int:
 @contextmanager
 def _zombie(stand: Stand) -> Iterator[None]:
     """Freeze the relay that leads for longer than its lease lasts; let it go on when another leads."""
-    with ExitStack() as stack:
-        relays = [stack.enter_context(_a_relay(stand)) for _ in range(2)]
-        seconds_until(lambda: _holder(stand) in {relay.pid for relay in relays}, _TAKEOVER_S)
-        for _ in range(stand.phases.rounds(1, 2)):
-            leader = _holder(stand)
-            os.kill(leader, signal.SIGSTOP)
-            took_s = seconds_until(lambda: _holder(stand) != leader, _TAKEOVER_S)  # noqa: B023 called here
-            if took_s >= _TAKEOVER_S:
-                stand.findings.append(f"nobody has taken over the relay in {took_s:.1f} s")
-            time.sleep(2.0)
-            os.kill(leader, signal.SIGCONT)
-            time.sleep(3.0)
-        yield
-        time.sleep(0.5)
-        seconds_until(lambda: _waiting(stand) == 0, _DRAINED_S)
+    relays = [stand.until_the_end.enter_context(_a_relay(stand)) for _ in range(2)]
+    seconds_until(lambda: _holder(stand) in {relay.pid for relay in relays}, _TAKEOVER_S)
+    for _ in range(stand.phases.rounds(1, 2)):
+        _freeze_and_thaw(stand, _holder(stand))
+    yield
+
+
+def _freeze_and_thaw(stand: Stand, leader: int) -> None:
+    os.kill(leader, signal.SIGSTOP)
+    took_s = seconds_until(lambda: _holder(stand) != leader, _TAKEOVER_S)
+    if took_s >= _TAKEOVER_S:
+        stand.findings.append(f"nobody has taken over the relay in {took_s:.1f} s")
+    time.sleep(2.0)
+    os.kill(leader, signal.SIGCONT)
+    time.sleep(3.0)
 
 
 @contextmanager

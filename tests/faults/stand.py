@@ -47,7 +47,7 @@ class Servers:
 class Stand:
     """The place of one run. `ledger` holds what was done beside the load; `findings` what the fault itself finds
     wrong; `measured` what it counts for the criteria; `forgotten` the log as it was before a compaction;
-    `failpoints` the folder for them."""
+    `failpoints` the folder for them; `until_the_end` what ends with the nodes."""
 
     servers: Servers
     database: Mapping[str, str]
@@ -57,6 +57,7 @@ class Stand:
     phases: Phases
     seed: int
     failpoints: Path
+    until_the_end: ExitStack
     ledger: Ledger = field(default_factory=Ledger)
     forgotten: list[History] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
@@ -124,7 +125,7 @@ def a_stand(
             proxies[server] = stack.enter_context(closing(Proxy(port)))
             places[variable] = str(proxies[server].port)
         nodes = [stack.enter_context(a_node(folder, {**places, **own})) for own in settings]
-        stand = Stand(servers, database, topic, nodes, proxies, phases, seed, failpoints)
+        stand = Stand(servers, database, topic, nodes, proxies, phases, seed, failpoints, stack)
         _start(stand)
         yield stand
 
