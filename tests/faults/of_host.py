@@ -1,26 +1,35 @@
-"""Faults of the machine that a node runs on: its disk for snapshots, F51."""
+"""Faults of the machine that a node runs on: its log, F48, and its disk for snapshots, F51."""
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from structlog.testing import capture_logs
 
 from tests.db.engines import postgres_settings_of
-from tests.faults.acts import seconds_until
-from tests.faults.criteria import known_routes_answer
+from tests.faults.acts import beside, seconds_until
+from tests.faults.criteria import known_routes_answer, nothing_fails, p99_holds
 from tests.faults.disks import a_small_disk, filled
+from tests.faults.evidence import Evidence
 from tests.faults.scenario import Scenario, balanced
 from tests.faults.stand import Stand
 from tests.node import Node
+from tests.promises.caller import Caller, NoAnswer
+from tests.promises.ledger import Kind
 from tests.promises.places import killed
 from traffic_manager.snapshot import SnapshotFile
 
 _DRAINING = {"DRAIN_SECONDS": "1"}
+_LOGGING = ({**_DRAINING, "API_ACCESS_LOG": "true"}, _DRAINING)
+_DROPPED_S = 30.0
 _READY_S = 15.0
 _LOOKS_S = 10.0  # workers look at the database every two seconds
 
@@ -87,11 +96,89 @@ def _expect(stand: Stand, is_so: bool, otherwise: str) -> None:
         stand.findings.append(otherwise)
 
 
+@contextmanager
+def _nobody_reads_the_log(stand: Stand) -> Iterator[None]:
+    """Stop who reads what a node logs, each request a line, until lines are dropped; let it go on in the end."""
+    node = stand.nodes[0]
+    kept, pipe = node.folder / "kept.log", node.folder / "log.pipe"
+    os.mkfifo(pipe)
+    with kept.open("wb") as file, subprocess.Popen(["cat", pipe], stdout=file) as reader:
+        try:
+            _log_to(node, pipe)
+            reader.send_signal(signal.SIGSTOP)
+            _ask_until_lines_are_dropped(stand)
+            yield
+            reader.send_signal(signal.SIGCONT)
+            took_s = seconds_until(lambda: b"log_lines_dropped" in kept.read_bytes(), _LOOKS_S)
+            _expect(stand, took_s < _LOOKS_S, "the log does not tell how many of its lines are missing")
+        finally:
+            reader.kill()
+
+
+@contextmanager
+def _log_disk_full(stand: Stand) -> Iterator[None]:
+    """Have a node log to a disk that is full."""
+    node = stand.nodes[0]
+    with a_small_disk(node.folder / "logs", 1) as disk:
+        _log_to(node, disk / "log")
+        with filled(disk):
+            _ask_until_lines_are_dropped(stand)
+            yield
+        node.stop()
+    node.start()
+
+
+def _log_to(node: Node, place: Path) -> None:
+    """Start *node* again with its log in *place*."""
+    node.stop()
+    node.log_path = place
+    node.start(wait_ready=False)
+    seconds_until(lambda: _says_ready(node), 30.0)
+
+
+def _says_ready(node: Node) -> bool:
+    with suppress(NoAnswer):
+        return Caller(node).ask("GET", "/health/ready").status == 200
+    return False
+
+
+def _ask_until_lines_are_dropped(stand: Stand) -> None:
+    """Ask more than usual: a pipe takes 64 KiB and a worker 4,000 lines before any is dropped."""
+    more = replace(stand.load(), resolves=1000.0, strong_resolves=0, writes=0, probes=0, unknown_share=0)
+    with beside(stand, more):
+        took_s = seconds_until(lambda: stand.metric(0, "tm_log_dropped_total"), _DROPPED_S)
+    _expect(stand, took_s < _DROPPED_S, "no line of the log was dropped")
+
+
+def _nodes_live_on(evidence: Evidence) -> Sequence[str]:
+    """Nobody takes a node for dead while it is broken."""
+    failed = [sample for sample in evidence.broken(Kind.LIVE) if sample.has_failed]
+    return [f"{len(failed)} probes of liveness failed, such as {failed[0]}"] if failed else []
+
+
 def _is_ready(node: Node) -> bool:
     return node.is_running() and node.is_ready()
 
 
 SCENARIOS = [
+    Scenario(
+        "F48",
+        "nobody reads the log",
+        _nobody_reads_the_log,
+        (nothing_fails, known_routes_answer(1.0), p99_holds, _nodes_live_on),
+        _LOGGING,
+        balanced,
+        kills_our_own=True,
+    ),
+    Scenario(
+        "F48/disk",
+        "the disk for the log full",
+        _log_disk_full,
+        (nothing_fails, known_routes_answer(1.0), p99_holds, _nodes_live_on),
+        _LOGGING,
+        balanced,
+        kills_our_own=True,
+    ),
     Scenario(
         "F51",
         "no room for a snapshot, and a damaged one",

@@ -27,7 +27,6 @@ _NOT_YET = "not built yet"
 _REASONS = {
     "F08": "two histories, of which this oracle judges one: tests/promises/test_forks.py",
     "F47": "the clocks of one node alone: needs a library that lies to it about the time",
-    "F48": "tests/monitoring/test_log_writer.py",
     "F49": "no fault of its own: the row of the log is written with the change, and compared in every run",
     "F62": "five times what two workers answer is more than a client here can ask: benchmarks/",
     "F63": "there are no quotas",
