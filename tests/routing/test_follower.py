@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
@@ -191,6 +192,32 @@ async def test_revision_that_does_not_come_is_not_reached_in_time_and_leaves_no_
 
 
 @on_a_loop
+async def test_who_waits_for_a_revision_need_not_wait_on_when_the_table_brings_it() -> None:
+    store = MemoryStore()
+    commit(store, create())
+    async with following(store, wait=False) as f, asyncio.timeout(10):
+        assert await f.follower.reached(1, 60.0)
+
+
+@on_a_loop
+async def test_source_that_is_away_is_tried_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses_s: list[float] = []
+
+    def wait(_bell: int, timeout_s: float) -> Sequence[int]:
+        pauses_s.append(round(timeout_s, 6))
+        return [10**9]  # as if there were news at once
+
+    store = MemoryStore()
+    store.is_away = True
+    monkeypatch.setattr(store, "wait", wait)
+    monkeypatch.setattr(follower_module, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(random, "uniform", lambda _least, most: most)
+    async with following(store, wait=False):
+        await until(lambda: len(pauses_s) >= 5)
+    assert pauses_s[:5] == [0.2, 0.4, 0.8, 1.0, 1.0]
+
+
+@on_a_loop
 async def test_batch_becomes_visible_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower_module, "SLICE_CHANGES", 4)
     store = MemoryStore()
@@ -342,6 +369,19 @@ def test_answers_are_as_old_as_the_beginning_of_the_poll_that_saw_them(
     follower = Follower(store, Mirror(10), Events(), Watchers(10))
     assert follower.catch_up()
     assert follower.stale_age_s() == 3
+
+
+def test_mirror_that_cannot_get_to_the_head_is_not_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(follower_module, "monotonic", lambda: now_s)
+    store = MemoryStore()
+    follower = Follower(store, Mirror(10), Events(), Watchers(10))
+    assert follower.catch_up()
+    commit_batches(store, [create(a_key(service)) for service in "abc"])
+    monkeypatch.setattr(follower_module, "SLICE_CHANGES", 2)  # less than the batch
+    now_s = 102.0
+    assert follower.catch_up()
+    assert follower.stale_age_s() == 2
 
 
 def test_answers_count_as_fresh_for_one_second() -> None:
