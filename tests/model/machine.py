@@ -18,7 +18,7 @@ from tests.model.databases import Database, InMemory, Line, MemoryClock
 from tests.model.history import Branch, Fact, History, Place, Planned, plan
 from tests.model.redis import POISONS, MemoryRedis
 from tests.model.worker import Worker, new_worker, recall
-from tests.routing.builders import a_key
+from tests.routing.builders import a_key, activate, deactivate, delete
 from tests.routing.stepped import Post
 from traffic_manager.errors import (
     BatchFailed,
@@ -95,7 +95,7 @@ modes = st.sampled_from(["plain", "plain", "strong", "token", "old token"])
 operations = st.one_of(
     st.builds(put, keys, st.integers(0, 2), st.sampled_from([None, None, True, False])),
     st.builds(lambda key, number: Operation(Verb.CREATE, key, url_of(key, number)), keys, st.integers(0, 1)),
-    st.builds(Operation, st.sampled_from([Verb.ACTIVATE, Verb.DEACTIVATE, Verb.DELETE]), keys),
+    st.builds(lambda wish, key: wish(key), st.sampled_from([activate, deactivate, delete]), keys),
 )
 batches = st.lists(operations, min_size=1, max_size=MOST_OPERATIONS)
 sizes = st.permutations([100, 2, 0])
@@ -157,8 +157,7 @@ class SeveralWorkers(RuleBasedStateMachine):
         self.deliver_all()
         still_waiting = [read for read in self.reads if not read.done()]
         for worker in self.workers:
-            worker.stream.close()
-            worker.line.close()
+            worker.close()
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
         self.operator.close()
@@ -415,8 +414,7 @@ class SeveralWorkers(RuleBasedStateMachine):
 
     def replace(self, worker: int, max_routes: int) -> Worker:
         self.deliver_all()
-        self.workers[worker].stream.close()
-        self.workers[worker].line.close()
+        self.workers[worker].close()
         self.workers[worker] = self.new_worker(max_routes)
         return self.workers[worker]
 

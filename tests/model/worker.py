@@ -57,6 +57,12 @@ class Worker:
     followed: int | None = None
     polled_at_s: float | None = None
 
+    def close(self) -> None:
+        """End all that it holds."""
+        self.stream.close()
+        self.follower.close()
+        self.line.close()
+
     async def write(
         self, requests: Sequence[Sequence[Operation]], *, are_batches: bool
     ) -> list[Written | BaseException]:

@@ -157,6 +157,8 @@ class BoundedMirror(RuleBasedStateMachine):
         self.deliver_all()
         for worker, key in product(range(len(self.workers)), KEYS):
             self.answer_from_memory(worker, key)
+        for each in self.workers:
+            each.follower.close()
         still_waiting = [read for read in self.reads if not read.done()]
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
@@ -258,6 +260,7 @@ class BoundedMirror(RuleBasedStateMachine):
     @rule(worker=workers, is_followed=st.booleans())
     def restart(self, worker: int, is_followed: bool) -> None:
         self.deliver_all()
+        self.workers[worker].follower.close()
         self.workers[worker] = self.new_worker()
         if is_followed:
             self.follow(worker)

@@ -29,7 +29,18 @@ from hypothesis.stateful import (
 )
 
 from tests.db.engines import SqlEngine, sqlite_settings
-from tests.routing.builders import AUTHOR, OTHER_EPOCH, OTHER_URL, URL, a_route
+from tests.routing.builders import (
+    AUTHOR,
+    OTHER_EPOCH,
+    OTHER_URL,
+    URL,
+    a_route,
+    activate,
+    create,
+    deactivate,
+    delete,
+    put,
+)
 from tests.routing.logs import KEYS
 from tests.routing.memory_cache import MemoryCache
 from tests.routing.memory_store import MemoryStore
@@ -219,9 +230,9 @@ states = st.sampled_from([None, True, False])
 def operations() -> st.SearchStrategy[Operation]:
     """Draw a wish for one of three routes."""
     return st.one_of(
-        st.builds(Operation, st.just(Verb.CREATE), keys, urls),
-        st.builds(Operation, st.just(Verb.PUT), keys, urls, states),
-        st.builds(Operation, st.sampled_from([Verb.ACTIVATE, Verb.DEACTIVATE, Verb.DELETE]), keys),
+        st.builds(create, keys, urls),
+        st.builds(lambda key, url, is_active: put(key, url, is_active=is_active), keys, urls, states),
+        st.builds(lambda wish, key: wish(key), st.sampled_from([activate, deactivate, delete]), keys),
     )
 
 
