@@ -64,6 +64,12 @@ def test_history_leaves_its_epoch_for_the_next_once(engine: Engine) -> None:
     assert begun.epoch8 != forked.epoch8
 
 
+def test_next_epoch_comes_after_one_that_is_known_elsewhere(engine: Engine) -> None:
+    feed = engine.feed()
+    feed.leave_epoch(feed.pulse(0).head.epoch, 7)
+    assert feed.pulse(0).head.epoch_number == 8
+
+
 def test_pulse_brings_what_follows_if_asked_to(engine: Engine) -> None:
     commit(engine.store, create(), deactivate(), delete())
     pulse = engine.feed().pulse(1, 10)

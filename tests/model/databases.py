@@ -204,9 +204,9 @@ class Line:
         self._pass()
         return self._feed.keys()
 
-    def leave_epoch(self, epoch: str) -> None:
+    def leave_epoch(self, epoch: str, known_number: int = 0) -> None:
         self._pass()
-        self._feed.leave_epoch(epoch)
+        self._feed.leave_epoch(epoch, known_number)
 
     def close(self) -> None:
         self._feed.close()

@@ -357,12 +357,15 @@ class SeveralWorkers(RuleBasedStateMachine):
     def follow(self, followed: set[int]) -> None:
         for number in sorted(followed):
             worker = self.workers[number]
-            must_notice = self.history.now.is_hidden and self.has_seen_lost(worker)
+            must_notice, known = self.has_seen_lost(worker), worker.mirror.head
             is_well = worker.follower.step()
             assert is_well != worker.line.is_cut
             if is_well:
-                self.notice_epoch()
-                assert not (must_notice and self.history.now.is_hidden), "who has seen what was lost notices"
+                self.notice_epoch(is_expected=must_notice)
+                if must_notice and known:
+                    head = self.database.store.look_up([]).head
+                    assert not self.history.now.is_hidden, "who has seen what was lost notices"
+                    assert head.epoch_number > known.epoch_number, "a later history has a greater number"
                 assert worker.mirror.applied == self.history.now.head
                 assert worker.mirror.head is not None
                 assert worker.mirror.head.epoch8 == self.history.now.epoch8
@@ -485,21 +488,25 @@ class SeveralWorkers(RuleBasedStateMachine):
             self.be_told()
 
     def has_seen_lost(self, worker: Worker) -> bool:
-        if worker.followed is None or worker.mirror.head is None:
+        """Return whether *worker* can tell that the database has gone back: to another past of its own epoch, or to
+        an epoch that is no later."""
+        known, now = worker.mirror.head, self.history.now
+        if worker.followed is None or known is None:
             return False
+        if known.epoch8 != now.epoch8:
+            return known.epoch_number >= self.database.store.look_up([]).head.epoch_number
         followed = self.history.branches[worker.followed]
-        is_namesake = worker.mirror.head.epoch8 == self.history.now.epoch8
-        return is_namesake and worker.mirror.applied > followed.base(self.history.now)
+        return now.is_hidden and worker.mirror.applied > followed.base(now)
 
     def be_told(self) -> None:
         self.operator.leave_epoch(self.operator.pulse(0).head.epoch)
-        self.notice_epoch()
+        self.notice_epoch(is_expected=True)
 
-    def notice_epoch(self) -> None:
+    def notice_epoch(self, *, is_expected: bool) -> None:
         """Let the model know if another epoch was begun."""
         epoch8 = self.database.store.look_up([]).head.epoch8
         if epoch8 != self.history.now.epoch8:
-            assert self.history.now.is_hidden, "an epoch is left only after a fork"
+            assert is_expected, "an epoch is left only after a fork"
             assert epoch8 not in {branch.epoch8 for branch in self.history.branches}
             self.history.turn_to(Branch(epoch8, self.history.now.log.copy()))
             self.heads.append((self.now_s, self.history.head))

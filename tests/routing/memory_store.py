@@ -209,12 +209,12 @@ class MemoryStore:
         with self._answering():
             return list(self.stored_keys)
 
-    def leave_epoch(self, epoch: str) -> None:
+    def leave_epoch(self, epoch: str, known_number: int = 0) -> None:
         with self._answering():
             if self.is_read_only:
                 raise StorageReadOnly("the database is read-only")
             if epoch == self.epoch:
-                self.epoch_number += 1
+                self.epoch_number = 1 + max(self.epoch_number, known_number)
                 self._epochs_begun += 1
                 self.epoch = f"{self._epochs_begun:08x}" * 4
 

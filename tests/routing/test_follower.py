@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from tests.routing.builders import (
+    EPOCH,
     OTHER_EPOCH,
     OTHER_URL,
     URL,
@@ -307,6 +308,20 @@ async def test_fork_under_the_same_epoch_gets_a_new_one_from_the_first_to_see_it
         assert store.epoch_number == 2
         assert one.mirror.head == other.mirror.head == store.head
         assert (one.events.forks, other.events.forks) == (1, 1)
+
+
+@on_a_loop
+async def test_copy_from_before_an_earlier_fork_gets_an_epoch_after_the_one_that_was_known() -> None:
+    store = MemoryStore()
+    commit(store, create())
+    old = store.image()
+    store.begin_epoch(OTHER_EPOCH)
+    async with following(store) as f:
+        assert f.mirror.head == store.head
+        store.restore(old)
+        await until(lambda: f.mirror.head and f.mirror.head.epoch_number == 3)
+        assert f.mirror.head == store.head
+        assert store.epoch not in (EPOCH, OTHER_EPOCH)
 
 
 @on_a_loop

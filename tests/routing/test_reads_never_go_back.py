@@ -167,8 +167,8 @@ class SteppedFeed:
         self._wait()
         return self._feed.keys()
 
-    def leave_epoch(self, epoch: str) -> None:
-        self._feed.leave_epoch(epoch)
+    def leave_epoch(self, epoch: str, known_number: int = 0) -> None:
+        self._feed.leave_epoch(epoch, known_number)
 
     def close(self) -> None:
         self._feed.close()

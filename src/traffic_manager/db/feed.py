@@ -34,7 +34,8 @@ _RECENT = f"""select revision, tenant || '/' || service || '/' || env || '/' || 
 # The digests are read here alone, for those who check keys. All at once: they are few, and seldom change.
 _KEYS = "select id, owner, digest, grants, expires_at from api_keys where revoked_at is null"
 
-_LEAVE_EPOCH = "update meta set epoch = :begun, epoch_number = epoch_number + 1 where epoch = :left"
+_LEAVE_EPOCH = """update meta set epoch = :begun,
+    epoch_number = 1 + case when epoch_number < :known then :known else epoch_number end where epoch = :left"""
 
 log = structlog.get_logger(__name__)
 
@@ -94,10 +95,10 @@ class SqlFeed:
         with self._using() as connection, connection.reading() as session:
             return [StoredKey(*row) for row in session.rows(_KEYS)]
 
-    def leave_epoch(self, epoch: str) -> None:
+    def leave_epoch(self, epoch: str, known_number: int = 0) -> None:
         """Begin another epoch, unless somebody has."""
         with self._using() as connection, connection.reading() as session:
-            session.run(_LEAVE_EPOCH, left=epoch, begun=uuid.uuid4().hex)
+            session.run(_LEAVE_EPOCH, left=epoch, begun=uuid.uuid4().hex, known=known_number)
 
     def close(self) -> None:
         """Give the connection back; the next call opens another."""

@@ -94,6 +94,7 @@ class Follower:
         self._waiting: dict[_Waiter, None] = {}
         self._is_failing = False
         self._epoch_to_leave: str | None = None
+        self._number_to_pass = 0
         # Monotonic time at which the last poll began that left the mirror at the head.
         self._at_head = at_head
         self._has_keys = False
@@ -265,7 +266,7 @@ class Follower:
             self._on_loop(partial(self._load_keys, self._read_keys()))
         pulse = self._feed.pulse(self._mirror.applied, SLICE_CHANGES)
         is_fork = self._is_fork(pulse)
-        self._leave_epoch(pulse.head.epoch if is_fork else None)
+        self._leave_epoch(pulse.head if is_fork else None)
         if is_fork or pulse.chain is None:  # or compacted beyond what is applied
             self._reload(is_fork=is_fork)
             pulse = self._feed.pulse(self._mirror.applied, SLICE_CHANGES)
@@ -292,16 +293,17 @@ class Follower:
             and pulse.chain in (None, self._mirror.chain)
         )
 
-    def _leave_epoch(self, forked: str | None) -> None:
-        """Give a history that forked under the epoch *forked* another epoch, or one that could not be given it
-        before: else tokens, cached entries and events of the lost branch would count in the new one."""
+    def _leave_epoch(self, forked: Head | None) -> None:
+        """Give a history that forked another epoch, or one that could not be given it before: else tokens, cached
+        entries and events of the lost branch would count in the new one. Its own will do only if it is later than
+        the one we knew, which a copy from before an earlier fork has not."""
         known = self._mirror.head
-        if forked is not None and known is not None and known.epoch == forked:
-            self._epoch_to_leave = forked
+        if forked is not None and known is not None and forked.epoch_number <= known.epoch_number:
+            self._epoch_to_leave, self._number_to_pass = forked.epoch, known.epoch_number
         if self._epoch_to_leave is None:
             return
         try:
-            self._feed.leave_epoch(self._epoch_to_leave)
+            self._feed.leave_epoch(self._epoch_to_leave, self._number_to_pass)
         except SourceUnavailable as error:  # a replica that is still read-only, for example
             log.error("epoch_not_changed", epoch=self._epoch_to_leave, reason=str(error))
         else:

@@ -258,9 +258,9 @@ class ChangeFeed(Protocol):
     def keys(self) -> Sequence[StoredKey]:
         """Return the API keys that are not revoked as they are now: never older than what was read before."""
 
-    def leave_epoch(self, epoch: str) -> None:
-        """Begin another epoch if the history still has *epoch*, the next by its number. For a history that is no
-        longer the one that was known under that name."""
+    def leave_epoch(self, epoch: str, known_number: int = 0) -> None:
+        """Begin another epoch if the history still has *epoch*: the next by its number, or after *known_number* if
+        that is greater. For a history that is no longer the one that was known under that name."""
 
     def close(self) -> None:
         """Give the connection back."""
