@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.routing.builders import EPOCH
+from tests.routing.builders import EPOCH, OTHER_EPOCH
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.ports import Entry, Head, StoredKey, Table
 from traffic_manager.routing.table import RouteTable
@@ -141,5 +142,40 @@ def test_mirror_is_saved_in_the_background_when_it_has_changed(tmp_path: Path) -
 
 def test_mirror_that_knows_only_a_part_is_not_saved(tmp_path: Path) -> None:
     saving = Saving(path_of(tmp_path), SOURCE)
-    saving.save_last(Mirror(max_routes=0), None, staleness_s=0.0)
+    part = Mirror(max_routes=1)
+    entries = {"team-a/s1/prod/v1": Entry("https://s1.example.com/", 1)}
+    part.load(Table(Head(EPOCH, 2, 9), CHAIN, entries, (), 9, beyond=3))
+    for mirror in (Mirror(max_routes=0), part):
+        saving.save_last(mirror, None, staleness_s=0.0)
     assert saving.recall() is None
+
+
+def test_what_is_saved_in_the_end_is_as_old_as_the_last_look_at_the_database(tmp_path: Path) -> None:
+    saving, now = Saving(path_of(tmp_path), SOURCE), time.time()
+    saving.save_last(a_mirror(), None, staleness_s=3600.0)
+    found = saving.recall()
+    assert found
+    assert found.seen_at < now - 3500
+
+
+def test_same_revision_of_another_history_is_saved(tmp_path: Path) -> None:
+    saving = Saving(path_of(tmp_path), SOURCE)
+    saving.save_if_due(a_mirror(), None)
+    other = a_mirror()
+    other.load(Table(Head(OTHER_EPOCH, 3, 9), CHAIN, RouteTable(), (), 9))
+    saving.save_last(other, None, staleness_s=0.0)
+    found = saving.recall()
+    assert found
+    assert found.table.head.epoch == OTHER_EPOCH
+
+
+def test_what_could_not_be_saved_is_saved_next_time(tmp_path: Path) -> None:
+    path = path_of(tmp_path)
+    saving = Saving(path, SOURCE)
+    path.parent.write_text("a file where the folder belongs")
+    saving.save_if_due(a_mirror(), None)
+    pid, status = os.waitpid(-1, 0)
+    saving.ended(pid, os.waitstatus_to_exitcode(status))
+    path.parent.unlink()
+    saving.save_last(a_mirror(), None, staleness_s=0.0)
+    assert saving.recall()

@@ -17,8 +17,9 @@ from tests.events.relaying import kafka_settings
 from tests.events.topic import read_topic
 from tests.events.waiting import eventually
 from traffic_manager.config.settings import KafkaSettings
+from traffic_manager.events import kafka_producer
 from traffic_manager.events.delivery import Delivery, KafkaUnavailable
-from traffic_manager.events.envelope import event_of
+from traffic_manager.events.envelope import Event, event_of
 from traffic_manager.events.kafka_client import client_settings
 from traffic_manager.events.kafka_probe import KafkaProbe
 from traffic_manager.events.kafka_producer import KafkaProducer
@@ -85,6 +86,25 @@ def test_a_key_always_goes_to_one_partition_and_keys_are_spread(kafka: MockKafka
     places = {(record.key, record.partition) for record in records}
     assert len(places) == 40
     assert len({partition for _, partition in places}) == 4
+
+
+def test_a_key_goes_where_javas_clients_send_it(kafka: MockKafka) -> None:
+    # From the tests of Kafka's own murmur2.
+    hashes = {b"21": -973932308, b"foobar": -790332482, b"a-little-bit-longer-string": -1486304829}
+    with a_producer(settings_of(kafka)) as producer:
+        for revision, key in enumerate(hashes):
+            producer.send(revision, Event(key, b"{}", ()))
+        collect(producer, lambda deliveries: len(deliveries) == len(hashes))
+    records = read_topic(kafka.bootstrap_servers, until=lambda records: len(records) == len(hashes))
+    expected = {key: (value & 0x7FFFFFFF) % 4 for key, value in hashes.items()}
+    assert {record.key: record.partition for record in records} == expected
+
+
+def test_librdkafka_gives_no_event_up_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(kafka_producer, "Producer", lambda settings, **_: given.update(settings))
+    KafkaProducer(settings_of(create_topic=False))
+    assert given["message.timeout.ms"] == 0  # for ever: after its own time it would drop what it cannot send
 
 
 def test_events_wait_while_the_broker_is_down(kafka: MockKafka) -> None:
