@@ -14,7 +14,7 @@ import pytest
 
 from tests.db.conftest import POSTGRES
 from tests.db.engines import SqlEngine, postgres_settings_of, sqlite_settings
-from tests.routing.builders import a_key
+from tests.routing.builders import OTHER_URL, a_key, commit, put
 from tests.servers import PostgresServer
 from traffic_manager.db.migrate import migrate
 from traffic_manager.db.postgres import with_rows
@@ -197,6 +197,19 @@ def test_table_is_scanned_as_a_whole_where_that_is_right(postgres_engine: SqlEng
     with connection.snapshot() as session:
         assert session.rows("select current_setting('enable_seqscan')") == [("on",)]
     connection.close()
+
+
+@pytest.mark.servers
+def test_route_whose_url_changes_stays_in_its_page_and_so_changes_no_index(
+    postgres_engine: SqlEngine,
+) -> None:
+    pages = "select (ctid::text::point)[0], tenant, service from routes where version = 'v7' order by 2, 3"
+    postgres_engine.run(_FILL_ROUTES, last=1999)
+    before = postgres_engine.rows(pages)
+    for route in postgres_engine.store.page(NameFilter(version="v7"), None, None, 100).routes:
+        commit(postgres_engine.store, put(route.key, OTHER_URL))
+    assert postgres_engine.rows(pages) == before
+    assert len(before) == 20
 
 
 def test_keys_of_the_filled_tables_are_well_formed(large_sqlite: SqlEngine) -> None:
