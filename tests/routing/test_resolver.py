@@ -86,7 +86,7 @@ class SlowReads:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self._held: list[threading.Event] = []
-        store.after_read = self._hold
+        self.hold_others()
 
     def _hold(self) -> None:
         release = threading.Event()
@@ -96,6 +96,10 @@ class SlowReads:
     async def until_held(self, count: int) -> None:
         """Wait until so many reads are held."""
         await until(lambda: len(self._held) >= count)
+
+    def hold_others(self) -> None:
+        """Hold whatever reads from now on."""
+        self._store.after_read = self._hold
 
     def let_others_pass(self) -> None:
         """Hold no more."""
@@ -318,6 +322,25 @@ async def test_slow_strong_read_does_not_go_back_behind_a_quick_one() -> None:
         assert (await r.resolve(is_strong=True)).as_of == 1
         slow.release()
         assert (await first).as_of == 1
+
+
+@on_a_loop
+async def test_route_that_changes_during_many_reads_in_a_row_is_answered_all_the_same() -> None:
+    store = MemoryStore()
+    commit(store, create())
+    async with reading(store, max_routes=0, synchronised=False) as r:
+        slow = SlowReads(store)
+        read = asyncio.ensure_future(r.resolve(is_strong=True))
+        for number in range(1, 7):
+            await slow.until_held(number)
+            slow.let_others_pass()
+            commit(store, put(url=f"{OTHER_URL}/{number}"))
+            assert (await r.resolve(is_strong=True)).as_of == number + 1
+            slow.hold_others()
+            slow.release()
+        await slow.until_held(7)
+        slow.release()
+        assert (await read).entry == Entry(f"{OTHER_URL}/6", 7)
 
 
 # -- not older than a token

@@ -15,7 +15,7 @@ from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.model import Position, RouteKey
 from traffic_manager.routing.ports import Entry, RouteStore, Sighting
-from traffic_manager.routing.resolver import CATCH_UP_S, FILL_ATTEMPTS, Fill, Resolver, active_entry
+from traffic_manager.routing.resolver import CATCH_UP_S, Fill, Resolver, active_entry, fill_attempts
 from traffic_manager.routing.unknown_names import UnknownNames
 
 
@@ -103,7 +103,7 @@ class BatchResolver:
     ) -> Answers:
         """Return what the database says of all *keys*, or what the mirror knows if that is newer. Asks again if
         something later was shown of any of them, or another history began meanwhile."""
-        for _ in range(FILL_ATTEMPTS):
+        for _ in fill_attempts():
             history, sighting = await look_up(keys)
             if history != self._mirror.histories:
                 continue

@@ -5,9 +5,10 @@ database. No interleaving of fills, changes and restarts makes an answer for a k
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from time import monotonic
 from typing import Any
 
 from traffic_manager.errors import SourceUnavailable
@@ -20,8 +21,9 @@ from traffic_manager.routing.unknown_names import UnknownNames
 
 # How long a read waits for the mirror to come up to a revision before it asks the database.
 CATCH_UP_S = 0.1
-# A fill is refused only if something later became known meanwhile; a second one can hardly meet that again.
-FILL_ATTEMPTS = 4
+# A fill is refused only if something later became known meanwhile. A route that changes hundreds of times a second
+# may do that several times in a row: by a count of four, callers of such routes were told 503 after some ms.
+_FILL_PATIENCE_S = 0.5
 _MAX_PENDING_PUTS = 256
 
 
@@ -134,7 +136,7 @@ class Resolver:
         """Return the newer of what the database says and what the mirror knows, never below *at_least*. Asks
         again if something later was shown meanwhile: a slow read must not go back behind a quick one, nor bring
         back a history that was left meanwhile."""
-        for _ in range(FILL_ATTEMPTS):
+        for _ in fill_attempts():
             history, sighting = await look_up(key)
             if history != self._mirror.histories:
                 continue
@@ -197,6 +199,14 @@ class Resolver:
         task = asyncio.get_running_loop().create_task(put)
         self._puts.add(task)
         task.add_done_callback(self._puts.discard)
+
+
+def fill_attempts() -> Iterator[None]:
+    """Yield once for each time that the database may be asked again: until a fill has been at it for too long."""
+    give_up_at = monotonic() + _FILL_PATIENCE_S
+    yield
+    while monotonic() < give_up_at:
+        yield
 
 
 def active_entry(sighting: Sighting, key: RouteKey) -> Entry | None:
