@@ -19,9 +19,11 @@ from tests.db.engines import sqlite_settings
 from tests.model.databases import Database, OnDisk
 from tests.model.machine import SeveralWorkers
 from traffic_manager.db.migrate import migrate
+from traffic_manager.routing import batch_resolver as batch_resolver_module
 from traffic_manager.routing import follower as follower_module
 from traffic_manager.routing import mirror as mirror_module
 from traffic_manager.routing import recent as recent_module
+from traffic_manager.routing import resolver as resolver_module
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "200"))
 STEPS = int(os.environ.get("MODEL_STEPS", "40"))
@@ -29,6 +31,7 @@ STEPS = int(os.environ.get("MODEL_STEPS", "40"))
 EXAMPLES_ON_DISK = max(1, EXAMPLES // 10)
 WINDOW = 4
 SLICE = 4
+FILL_ATTEMPTS = 4
 
 # A long run has no limit, and a failure is made small before it is shown.
 pytestmark = pytest.mark.timeout(0 if "MODEL_EXAMPLES" in os.environ else 600)
@@ -40,6 +43,9 @@ def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror_module, "WINDOW_CHANGES", WINDOW)
     monkeypatch.setattr(follower_module, "WINDOW_CHANGES", WINDOW)
     monkeypatch.setattr(follower_module, "SLICE_CHANGES", SLICE)
+    # By a count: time stands still here while a read is made again.
+    for module in (resolver_module, batch_resolver_module):
+        monkeypatch.setattr(module, "fill_attempts", lambda: iter([None] * FILL_ATTEMPTS))
 
 
 def run_machine(machine: type[SeveralWorkers], examples: int, monkeypatch: pytest.MonkeyPatch) -> None:
