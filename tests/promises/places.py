@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -36,8 +38,19 @@ def a_database(server: PostgresServer) -> Iterator[dict[str, str]]:
 
 
 def workers_of(node: Node) -> list[int]:
-    """Return the processes that a node of several workers has forked."""
-    return [int(pid) for pid in Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()]
+    """Return the workers of a node of several, without a child that saves the parent's table: that one does not
+    catch SIGTERM."""
+    children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
+    return [int(pid) for pid in children if _catches_sigterm(pid)]
+
+
+def _catches_sigterm(pid: str) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    masks = {name: int(mask, 16) for name, mask in re.findall(r"(SigBlk|SigCgt):\s+(\w+)", status)}
+    return bool(masks["SigCgt"] & ~masks["SigBlk"] & (1 << (signal.SIGTERM - 1)))
 
 
 def worker_behind(node: Node, caller: Caller) -> int | None:
