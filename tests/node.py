@@ -13,9 +13,12 @@ from typing import Any, TypeVar
 
 import httpx2
 
+import traffic_manager
 from tests.servers.ports import HOST, free_port
 
 START_TIMEOUT_S = 30.0
+# The servers run the code that the tests import: `tests.promises.seeded` tests copies of the tree.
+SOURCE = str(Path(traffic_manager.__file__).parents[1])
 Found = TypeVar("Found")
 # Settings of the shell that runs the tests must not reach the servers under test.
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
@@ -45,6 +48,7 @@ class Node:
             "API_PORT": str(self.port),
             "DB_PATH": str(folder / "routes.db"),
             "LOG_FORMAT": "json",
+            "PYTHONPATH": SOURCE,
         }
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         self.environment = {**inherited, **own, **(settings or {})}

@@ -11,13 +11,10 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
-import traffic_manager
 from tests.node import Node, wait_until
 from tests.promises.caller import Caller
 from tests.servers import PostgresServer, Server
 
-# The servers run the code that the tests import: `tests.promises.seeded` tests copies of the tree.
-SOURCE = str(Path(traffic_manager.__file__).parents[1])
 _numbers = count(1)
 Found = TypeVar("Found")
 
@@ -26,7 +23,7 @@ def a_node(folder: Path, settings: Mapping[str, str] | None = None) -> Node:
     """Return a node that is not started, in a folder of its own below *folder* unless DB_PATH says otherwise."""
     place = folder / f"place-{next(_numbers)}"
     place.mkdir()
-    return Node(place, {"PYTHONPATH": SOURCE, "DB_POOL_MAX": "6", **(settings or {})})
+    return Node(place, {"DB_POOL_MAX": "6", **(settings or {})})
 
 
 @contextmanager

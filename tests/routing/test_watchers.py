@@ -335,3 +335,12 @@ class TestRecentChanges:
         assert 5 <= len(revisions(kept)) <= 10
         assert revisions(kept)[-1] == 999
         assert recent.page(ANY, recent.floor - 1, 1000) is None
+
+    def test_page_holds_nothing_from_places_that_may_not_be_seen(self) -> None:
+        recent = RecentChanges()
+        recent.restart(Head(EPOCH, 1, 0))
+        own, foreign = a_change(1, a_key()), a_change(2, a_key(tenant="team-b"))
+        recent.extend(Slice(2, b"", [own, foreign]))
+        page = recent.page(NameFilter(within=frozenset({("team-a", None)})), 0, 10)
+        assert page
+        assert [told.change for told in page.told] == [own]
