@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run install install-dev test check lint types imports services lock bench bench-full model faults \
+.PHONY: run install install-dev test test-failed check lint types imports services lock bench bench-full model faults \
 	faults-full seeded-bugs soak clean
 
 run: install
@@ -31,6 +31,12 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 test: install-dev
 	@$(BIN)/python -m tests.servers.install
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What failed in the last run of the tests, once more and one after another; more than three are no accident.
+test-failed: install-dev
+	@grep :: .pytest_cache/v/cache/lastfailed
+	@test $$(grep -c :: .pytest_cache/v/cache/lastfailed) -le 3
+	@$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 # The model of several workers (tests/model) for long: some minutes, each time other ways.
 model: install-dev
