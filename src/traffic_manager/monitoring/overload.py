@@ -17,6 +17,7 @@ TOO_LATE_S = 0.1
 _EASY_S = 0.05
 _IDLE_S = 0.01
 _TICK_S = 0.025
+_CALM_TICK_S = 0.25  # ten looks cost an idle worker as much as it may need for all else
 _WINDOW_S = 0.5
 # Fewer looks are a pause, such as that of a start: what stands is seen again and again.
 _LEAST_LOOKS = 4
@@ -44,10 +45,13 @@ class Overload:
 
     async def watch(self) -> None:
         """Measure until cancelled."""
+        tick_s = _TICK_S
         while True:
-            due = self._clock() + _TICK_S
-            await asyncio.sleep(_TICK_S)
-            self.saw(self._clock() - due)
+            due = self._clock() + tick_s
+            await asyncio.sleep(tick_s)
+            late_s = self._clock() - due
+            self.saw(late_s)
+            tick_s = _CALM_TICK_S if late_s < _IDLE_S and self.level == 0 else _TICK_S
 
     def saw(self, late_s: float) -> None:
         """Take note that a timer was so late."""
