@@ -105,9 +105,10 @@ class RouteTable(MutableMapping[str, Entry]):
         number, slot = self._find(probe)
         segment = self._segments[number]
         replaced = segment[slot]
-        if replaced and self._overwrite(replaced, len(probe), entry):
+        text = entry.url.encode()
+        if replaced and self._overwrite(replaced, len(probe), entry.revision, text):
             return
-        segment[slot] = self._append(_record(probe, entry.url, entry.revision))
+        segment[slot] = self._append(_HEADER.pack(entry.revision, len(text)) + probe + text)
         if replaced:
             self._throw_away(replaced)
             return
@@ -163,14 +164,14 @@ class RouteTable(MutableMapping[str, Entry]):
             slot = slot + 1 & mask
         return number, slot
 
-    def _overwrite(self, offset: int, probe_bytes: int, entry: Entry) -> bool:
-        """Put *entry* in the place of the record at *offset*, if its URL is of the same length."""
+    def _overwrite(self, offset: int, probe_bytes: int, revision: int, text: bytes) -> bool:
+        """Put a URL, as *text*, in the place of the record at *offset*, if that one is as long."""
         chunk, place = self._chunks[offset >> _PLACE_BITS], offset & _PLACE_MASK
-        text = entry.url.encode()
         if _HEADER.unpack_from(chunk, place - _HEADER_BYTES)[1] != len(text):
             return False
-        _HEADER.pack_into(chunk, place - _HEADER_BYTES, entry.revision, len(text))
-        chunk[place + probe_bytes : place + probe_bytes + len(text)] = text
+        _HEADER.pack_into(chunk, place - _HEADER_BYTES, revision, len(text))
+        place += probe_bytes
+        chunk[place : place + len(text)] = text
         return True
 
     def _append(self, record: bytes) -> int:
@@ -292,11 +293,6 @@ class _Items(ItemsView[str, Entry]):
         for chunk, place in self._mapping._records():
             key, _, url = chunk[place : _end_of(chunk, place)].partition(_END)
             yield key.decode(), Entry(url.decode(), _HEADER.unpack_from(chunk, place - _HEADER_BYTES)[0])
-
-
-def _record(probe: bytes, url: str, revision: int) -> bytes:
-    text = url.encode()
-    return _HEADER.pack(revision, len(text)) + probe + text
 
 
 def _end_of(chunk: bytearray, place: int) -> int:

@@ -24,6 +24,8 @@ _SHAPE = re.compile(
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-f:.]*\]|[^:@\[\]]*)(?::(?P<port>[^:]*))?")
 _IS_TEXT = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?#%\[\]-]*").fullmatch
 _IS_ESCAPED = re.compile(r"(?:[^%\[\]]|%[0-9A-Fa-f]{2})*").fullmatch
+# What most are, and then need no closer look: nothing escaped, no segment that begins with a dot.
+_IS_PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*+/?").fullmatch
 _HAS_CONTROL = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff])").search
 _ESCAPED_DOT = re.compile("%2e", re.IGNORECASE)
 _IS_PORT = re.compile(r"[1-9][0-9]{0,4}").fullmatch
@@ -63,6 +65,8 @@ class UrlPolicy:
             return "url-fragment", "must not have a fragment (#)"
         return self._authority_problem(shape["authority"]) or _path_problem(shape["path"], shape["query"])
 
+    # Many routes of a tenant share a host.
+    @lru_cache(maxsize=1024)  # noqa: B019 of few policies, which live as long as the process
     def _authority_problem(self, authority: str) -> tuple[str, str] | None:
         if "@" in authority:
             return "url-userinfo", "must not hold a user name or password"
@@ -124,8 +128,6 @@ def _is_denied(address: _Address) -> bool:
     return is_mapped or str(address) in _METADATA or any(address in n for n in _DENIED_NETWORKS)
 
 
-# Many routes of a tenant share a host.
-@lru_cache(maxsize=1024)
 def _host_name_problem(host: str) -> tuple[str, str] | None:
     labels = host.split(".")
     if len(host) > 253 or not all(_IS_LABEL(label) for label in labels) or _IS_NUMBER(labels[-1]):
@@ -147,6 +149,8 @@ def _is_a_label(label: str) -> bool:
 
 def _path_problem(path: str | None, query: str | None) -> tuple[str, str] | None:
     path, query = path or "", query or ""
+    if not query and _IS_PLAIN_PATH(path):
+        return None
     if not _IS_ESCAPED(path + query):
         return "url-escape", "must have two hex digits after each %, and no brackets in path or query"
     if _HAS_CONTROL(path + query):
