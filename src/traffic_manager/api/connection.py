@@ -19,9 +19,9 @@ from typing import Any
 import httptools
 import structlog
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from traffic_manager.api.flow import Flow, Queue
 from traffic_manager.api.problems import Headers, instance_of, render
 from traffic_manager.api.shedding import load_of
 from traffic_manager.errors import Overloaded, RequestRefused
@@ -99,7 +99,7 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(*arguments, **more)
         self._overload = overload
-        self.pipeline = _Queue()  # type: ignore[assignment] # has all that is asked of a deque here
+        self.pipeline = Queue()  # type: ignore[assignment] # has all that is asked of a deque here
         self._metrics = metrics
         self.is_between = True  # no message has begun since the last one ended
         self._is_over = False  # nothing more is read; when all is answered, it closes
@@ -121,7 +121,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override] # as uvicorn does
         """Begin."""
         super().connection_made(transport)
-        self.flow = _Flow(transport, self)
+        self.flow = Flow(transport, self)
         self._idle_since = self._began = self.loop.time()
         self._idle_timer = self.loop.call_later(KEEP_ALIVE_S, self._on_idle_timer)
 
@@ -487,57 +487,3 @@ def as_bytes(status: int, headers: Headers, body: bytes) -> bytes:
     """Return an answer as it goes over the wire."""
     lines = [b"%b: %b\r\n" % header for header in headers]
     return b"".join((STATUS_LINE[status], *lines, b"\r\n", body))
-
-
-class _Queue(list[tuple[RequestResponseCycle, ASGI3Application]]):
-    """Requests behind the one under way, the next one last. Of each connection an empty deque takes 760 bytes."""
-
-    __slots__ = ()
-
-    def appendleft(self, request: tuple[RequestResponseCycle, ASGI3Application]) -> None:
-        """Put *request* behind all others."""
-        self.insert(0, request)
-
-
-class _Flow(FlowControl):
-    """Reads on only when there is room for another request, and what was held first."""
-
-    def __init__(self, transport: Transport, connection: Connection) -> None:
-        super().__init__(transport)
-        # Made when it is needed, which is seldom: an event takes 860 bytes of each connection.
-        del self._is_writable_event
-        self._writable: Event | None = None
-        self._connection = connection
-        self._is_due = False
-
-    def resume_reading(self) -> None:
-        """Read on, if nothing is queued behind the request under way, and answers are taken."""
-        if not self.read_paused or self._is_due or self.write_paused or self._connection.pipeline:
-            return
-        if self._connection.holds:
-            # Soon: this may be called while the parser is at work.
-            self._is_due = True
-            self._connection.loop.call_soon(self._feed_held)
-        else:
-            super().resume_reading()
-
-    async def drain(self) -> None:
-        """Return when the client has taken enough."""
-        if self._writable is not None:
-            await self._writable.wait()
-
-    def pause_writing(self) -> None:
-        """Take note that the client does not take what is sent."""
-        self.write_paused = True
-        self._writable = self._writable or Event()
-
-    def resume_writing(self) -> None:
-        """Let those go on who wait in `drain`."""
-        self.write_paused = False
-        if self._writable is not None:
-            self._writable.set()
-            self._writable = None
-
-    def _feed_held(self) -> None:
-        self._is_due = False
-        self._connection.feed_held()
