@@ -14,7 +14,7 @@ from typing import Any
 from traffic_manager.client import Client, Filter, MirrorState, StreamEvent, UnexpectedAnswer
 from traffic_manager.db.pool import Database
 from traffic_manager.db.store import SqlStore
-from traffic_manager.db.verification import Name, State, Verification, shown
+from traffic_manager.db.verification import Name, State, Verification, chain_at, shown
 from traffic_manager.routing.model import Change
 from traffic_manager.routing.ports import NameFilter
 
@@ -75,7 +75,7 @@ class MirrorCheck:
 
     def _problem(self, state: MirrorState) -> str | None:
         """Return what is wrong with the place of a worker, None if nothing is."""
-        head, chain = self._chain_at(state.revision)
+        head, chain = chain_at(self._database, state.revision)
         if state.epoch != head:
             return f"is in epoch {state.epoch[:8]}, the database in {head[:8]}"
         if state.revision < self._told.head.revision:
@@ -86,13 +86,6 @@ class MirrorCheck:
             digests = f"its digest is {state.chain}, the log's {chain}"
             return f"has followed another history: at revision {state.revision} {digests}"
         return None
-
-    def _chain_at(self, revision: int) -> tuple[str, str | None]:
-        """Return the epoch of now, and the digest at *revision* in hex, None if there is none."""
-        with self._database.reading() as session:
-            row = session.row(_CHAIN_AT, revision=revision)
-        assert row is not None  # noqa: S101 the schema was checked
-        return row[0], bytes(row[1]).hex() if row[1] is not None else None
 
     def _compare(self, worker: str, client: Client) -> None:
         held = _Held(self._told.table)
@@ -113,11 +106,6 @@ class MirrorCheck:
             page = self._store.changes(NameFilter(), after, _PAGE_CHANGES)
             yield from (change for change in page.changes if change.revision <= upto)
             after = page.changes[-1].revision if page.has_more else upto
-
-
-# Served by the primary key of changes.
-_CHAIN_AT = """select m.epoch, coalesce((select chain from changes where revision = :revision),
-    case when m.compacted_revision = :revision then m.compacted_chain end) from meta m"""
 
 
 class _Held:

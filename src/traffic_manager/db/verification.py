@@ -31,6 +31,9 @@ _PAGE = """select m.compacted_revision, c.* from meta m left join (
     select chain, chain_version, revision, batch_end, kind, tenant, service, env, version, action, url,
       is_active, previous, actor, reason, correlation_id, occurred_at, detail from changes
     where revision > :after and revision <= :head order by revision limit :size) c on true order by c.revision"""
+# Served by the primary key of changes.
+_CHAIN_AT = """select m.epoch, coalesce((select chain from changes where revision = :revision),
+    case when m.compacted_revision = :revision then m.compacted_chain end) from meta m"""
 
 Name = tuple[str, str, str, str]
 
@@ -97,6 +100,14 @@ def verify(
     replay.end()
     _check_known(told, known)
     return told
+
+
+def chain_at(database: Database, revision: int) -> tuple[str, str | None]:
+    """Return the epoch of now, and the digest at *revision* in hex, None if there is none."""
+    with database.reading() as session:
+        row = session.row(_CHAIN_AT, revision=revision)
+    assert row is not None  # noqa: S101 the schema was checked
+    return row[0], bytes(row[1]).hex() if row[1] is not None else None
 
 
 def _snapshot(database: Database) -> tuple[Row, dict[Name, State]]:
