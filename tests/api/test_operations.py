@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +116,36 @@ class TestMetrics:
         text = api.get("/metrics").text
         assert "label-canary" not in text
         assert 'endpoint="/api/v1/routes/{tenant}/{service}/{env}/{version}"' in text
+
+    def test_no_name_path_or_method_makes_a_series_of_its_own(self, sqlite_stack: Node) -> None:
+        with sqlite_stack.client() as client:
+            _ask_with_what_nobody_else_has(client)  # each call and status once
+            client.get("/metrics")
+            before = client.get("/metrics").text
+            for _ in range(20):
+                _ask_with_what_nobody_else_has(client)
+            after = client.get("/metrics").text
+        # A busy machine may add an outcome or two, such as 503; names would have added hundreds.
+        assert len(_series(after) - _series(before)) < 10
+        assert len(after) < 1 << 20
+
+
+def _ask_with_what_nobody_else_has(client: httpx2.Client) -> None:
+    """Ask for calls with names, paths, methods and values that never came before."""
+    word = f"w{secrets.token_hex(8)}"
+    key = a_fresh_key(service=word)
+    for method in ("GET", "PUT", "DELETE", "PATCH", word.upper(), "PROPFIND"):
+        client.request(
+            method, f"{ROUTES}/{'/'.join(key.values())}", json={"url": f"https://{word}.example.com"}
+        )
+        client.request(method, f"/{word}/{word}")
+    for path in (f"{ROUTES}/resolve", ROUTES, "/api/v1/changes"):
+        client.get(path, params={**key, word: word})
+        client.get(path, params=key, headers={word: word, "User-Agent": word, "X-Correlation-ID": word})
+
+
+def _series(text: str) -> set[str]:
+    return {line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")}
 
 
 class TestDocumentationPage:

@@ -76,6 +76,7 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+from base64 import b64encode
 from functools import cache
+from hashlib import sha256
 from importlib.resources import files
 
-from fastapi import APIRouter, Response
+import orjson
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 
 from traffic_manager.access.permissions import Operation
@@ -17,13 +21,25 @@ from traffic_manager.api.context import GivenParts, json_answer
 from traffic_manager.api.documents import documented
 from traffic_manager.errors import RequestRefused, SourceUnavailable
 
-router = APIRouter(tags=["operations"])
+_NOT_KEPT = {"Cache-Control": "no-store"}
+
+
+async def _not_kept(response: Response) -> None:
+    response.headers.update(_NOT_KEPT)
+
+
+router = APIRouter(tags=["operations"], dependencies=[Depends(_not_kept)])
 # The page works without the internet: its script and style come from us.
 _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
     "favicon-32x32.png": "image/png",
 }
+# Swagger's page sets styles in attributes, and its icons are data.
+_POLICY = (
+    "default-src 'none'; script-src 'self' '%s'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 @router.get("/health")
@@ -81,7 +97,14 @@ async def metrics(parts: GivenParts, caller: GivenCaller) -> Response:
     """Return the metrics of all workers as Prometheus reads them."""
     caller.check(Operation.READ_METRICS, None, None)
     body = await asyncio.to_thread(parts.metrics.render)
-    return Response(body, media_type=parts.metrics.content_type)
+    return Response(body, media_type=parts.metrics.content_type, headers=_NOT_KEPT)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def document(request: Request) -> Response:
+    """Return the description of the API."""
+    body = orjson.dumps(request.app.openapi())
+    return Response(body, media_type="application/json", headers=_NOT_KEPT)
 
 
 docs_router = APIRouter(include_in_schema=False)
@@ -89,14 +112,24 @@ docs_router = APIRouter(include_in_schema=False)
 
 @docs_router.get("/docs")
 async def docs() -> Response:
-    """Return the page that shows the API."""
-    return get_swagger_ui_html(
+    """Return the page that shows the API. It runs its own script alone, asks this server alone, and stands in no
+    frame."""
+    page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="Traffic Manager API",
         swagger_js_url="/docs/assets/swagger-ui-bundle.js",
         swagger_css_url="/docs/assets/swagger-ui.css",
         swagger_favicon_url="/docs/assets/favicon-32x32.png",
     )
+    policy = _POLICY % _hash_of_script(bytes(page.body).decode())
+    page.headers.update(_NOT_KEPT | {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"})
+    return page
+
+
+def _hash_of_script(page: str) -> str:
+    """Return what a policy calls the one script that stands in *page* itself."""
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    return f"sha256-{b64encode(sha256(script.encode()).digest()).decode()}"
 
 
 @docs_router.get("/docs/assets/{name}")

@@ -26,6 +26,8 @@ FINISH_S = 15.0
 # Connections that wait to be accepted: as many as the system allows (net.core.somaxconn), for clients of a node
 # that has gone all come at once.
 _BACKLOG = 65_535
+# On every answer, the lanes' too: no browser may take data for a script or a page. What only a page needs is on ours.
+_HEADERS = [("X-Content-Type-Options", "nosniff")]
 
 App = Any  # an ASGI application
 Protocol = Callable[..., Connection]
@@ -57,6 +59,7 @@ class Server(uvicorn.Server):
                 log_level="warning",  # below it tells of every step of starting and stopping, as we do
                 access_log=False,
                 server_header=False,
+                headers=_HEADERS,
                 proxy_headers=False,
                 backlog=_BACKLOG,
                 timeout_graceful_shutdown=int(FINISH_S),
