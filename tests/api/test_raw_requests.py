@@ -201,6 +201,13 @@ class TestBodies:
         _is_problem(answer, 413)
         assert "connection: close" in answer.head
 
+    def test_client_that_waits_to_be_asked_for_its_gigabyte_is_refused_at_once_a34(
+        self, sqlite_stack: Node
+    ) -> None:
+        answer = _ask(sqlite_stack, _post(ROUTES, b"Content-Length: 1000000000", b"Expect: 100-continue"))
+        _is_problem(answer, 413)
+        assert "connection: close" in answer.head
+
     @pytest.mark.parametrize("path", [ROUTES, f"{ROUTES}/batch"])
     def test_endless_chunked_body_is_refused_at_the_limit_and_kept_nowhere_a05(
         self, sqlite_stack: Node, path: str
@@ -328,6 +335,24 @@ class TestHeaders:
         target = f"DELETE {ROUTES}/{'/'.join(key.values())} HTTP/1.1".encode()
         headers = b'\r\nHost: localhost\r\nConnection: close\r\nIf-None-Match: "x"\r\nIf-None-Match: *'
         assert _ask(sqlite_stack, target + headers + b"\r\n\r\n").status == 400
+
+
+def test_stored_url_is_never_asked_for_a26(sqlite_stack: Node, sqlite_api: httpx2.Client) -> None:
+    """Nothing that a caller does makes the server connect to what a route points to."""
+    with socket.create_server(("127.0.0.1", 0)) as pointed_to:
+        pointed_to.settimeout(0)
+        key = created(sqlite_api)
+        path = f"{ROUTES}/{'/'.join(key.values())}"
+        url = f"http://127.0.0.1:{pointed_to.getsockname()[1]}/"
+        assert sqlite_api.put(path, json={"url": url}).status_code == 200
+        for target in (path, f"{path}/history", ROUTES, CHANGES):
+            assert sqlite_api.get(target).status_code == 200
+        found = sqlite_api.get(f"{ROUTES}/resolve", params=key, headers={"Cache-Control": "no-cache"})
+        assert found.json()["url"] == url
+        sqlite_api.post(f"{ROUTES}/deactivate", json=key)
+        sqlite_api.delete(path)
+        with pytest.raises(BlockingIOError):
+            pointed_to.accept()
 
 
 def _metric(api: httpx2.Client, sample: str) -> float:
