@@ -3,7 +3,8 @@
     TrafficManagerError
     ├── InvalidInput            what was sent breaks a rule; names each field
     ├── RequestRefused          a request that HTTP itself refuses: too large, wrong type
-    │   └── TooManyConnections  as many clients as may are connected
+    │   ├── TooManyConnections  as many clients as may are connected
+    │   └── TooManyOfAddress    as many clients of one address as may are connected
     ├── Unauthenticated         no credential that is known, whole and in force
     ├── Forbidden               the credential does not permit it; says nothing of what is there
     ├── KeyNotFound             no such API key that the caller administers
@@ -83,6 +84,19 @@ class TooManyConnections(RequestRefused):
     def __init__(self) -> None:
         super().__init__(
             503, "too-many-connections", "as many clients as may are connected (API_MAX_CONNECTIONS)"
+        )
+
+
+class TooManyOfAddress(RequestRefused):
+    """As many connections as may come from one address are open at this worker."""
+
+    retry_after_s = range(1, 4)
+
+    def __init__(self) -> None:
+        super().__init__(
+            429,
+            "too-many-connections-of-address",
+            "as many clients of your address as may are connected (API_MAX_CONNECTIONS_PER_ADDRESS)",
         )
 
 

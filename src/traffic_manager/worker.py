@@ -19,6 +19,7 @@ from traffic_manager.access.key_registry import KeyRegistry
 from traffic_manager.api.access import Gate
 from traffic_manager.api.app import build_app
 from traffic_manager.api.context import Parts
+from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.server import Server, protocol_of
 from traffic_manager.config.settings import RedisSettings, Settings
 from traffic_manager.db.feed import SqlFeed
@@ -131,6 +132,7 @@ class Worker:
             reads=self._reads,
             url_policy=UrlPolicy(settings.app.url_schemes, settings.app.url_deny_loopback),
             gate=Gate(memory.keyring),
+            proxies=TrustedProxies(settings.api.trusted_proxies, settings.api.forwarded_header),
             key_registry=KeyRegistry(SqlKeyStore(self._database), settings.pepper, self._committed),
             beat=beat,
             overload=self._overload,

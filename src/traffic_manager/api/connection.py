@@ -88,6 +88,7 @@ class Connection(HttpToolsProtocol):
         "_slow_timer",
         "_unsent_bytes",
         "is_between",
+        "on_lost",
     )
 
     def __init__(
@@ -102,6 +103,7 @@ class Connection(HttpToolsProtocol):
         self.pipeline = Queue()  # type: ignore[assignment] # has all that is asked of a deque here
         self._metrics = metrics
         self.is_between = True  # no message has begun since the last one ended
+        self.on_lost: Callable[[], None] | None = None  # who wants to know that it has ended
         self._is_over = False  # nothing more is read; when all is answered, it closes
         self._is_ours = False  # the application has the message at hand
         self._in_body = False
@@ -137,9 +139,10 @@ class Connection(HttpToolsProtocol):
             self._running.disconnected = True
             self._running.message_event.set()
         super().connection_lost(exc)
-        if self._on_gone is not None:
-            self._on_gone()
-            self._on_gone = None
+        for told in (self._on_gone, self.on_lost):
+            if told is not None:
+                told()
+        self._on_gone = self.on_lost = None
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, as far as there is room for more requests."""

@@ -13,6 +13,7 @@ from fastapi import Depends, Header, Query, Request, Response
 
 from traffic_manager.access.key_registry import KeyRegistry
 from traffic_manager.api.access import Gate, principal_of
+from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.problems import Headers
 from traffic_manager.api.requests import WHOLE_NUMBER
 from traffic_manager.config.settings import Settings
@@ -52,6 +53,7 @@ class Parts:
     reads: Bulkhead
     url_policy: UrlPolicy
     gate: Gate
+    proxies: TrustedProxies
     key_registry: KeyRegistry
     # Tells the parent, if there is one, that this worker runs.
     beat: Callable[[], None] | None

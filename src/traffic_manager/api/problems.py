@@ -47,6 +47,9 @@ PROBLEMS: dict[type[TrafficManagerError], Problem] = {
     errors.Busy: Problem(503, "busy", "Too much is going on"),
     errors.Overloaded: Problem(503, "overloaded", "Too much is going on"),
     errors.TooManyConnections: Problem(503, "too-many-connections", "Too many clients are connected"),
+    errors.TooManyOfAddress: Problem(
+        429, "too-many-connections-of-address", "Too many clients of one address are connected"
+    ),
     errors.TooManyWatchers: Problem(503, "too-many-watchers", "Too many wait for changes here"),
     errors.NotYetReached: Problem(503, "not-yet-reached", "The revision does not exist yet"),
     errors.StorageReadOnly: Problem(503, "storage-read-only", "The database takes no writes now"),
@@ -106,7 +109,7 @@ def render(error: TrafficManagerError, instance: str, correlation_id: str) -> tu
     headers: Headers = [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store")]
     if isinstance(cause, errors.Unauthenticated):
         headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(cause, errors.SourceUnavailable | errors.TooManyConnections):
+    if isinstance(cause, errors.SourceUnavailable | errors.TooManyConnections | errors.TooManyOfAddress):
         headers.append((b"retry-after", _retry_after(cause.retry_after_s, correlation_id)))
     if error.as_of is not None:
         headers.append((b"tm-revision", str(error.as_of).encode()))

@@ -226,6 +226,9 @@ class Metrics:
         self.tm_connections_refused_total = self._counter(
             "tm_connections_refused_total", "Connections beyond API_MAX_CONNECTIONS."
         )
+        self.tm_connections_refused_by_address_total = self._counter(
+            "tm_connections_refused_by_address_total", "Connections beyond API_MAX_CONNECTIONS_PER_ADDRESS."
+        )
         self.tm_log_dropped_total = self._counter(
             "tm_log_dropped_total", "Log lines that nobody took in time."
         )
