@@ -11,6 +11,8 @@
     ├── KeysUnavailable         no pepper is set, so no key can be made
     ├── RouteNotFound           no such route, said from knowledge
     ├── RouteConflict           create met a different route; carries it
+    ├── IdempotencyKeyReused    the idempotency key has named another request
+    ├── RequestUnderWay         the same request is being worked on; try again
     ├── PreconditionFailed      If-Match or If-None-Match did not hold; carries the route
     ├── EpochMismatch           a token of another history
     ├── HistoryGone             a position that this history cannot continue from
@@ -142,6 +144,22 @@ class RouteConflict(TrafficManagerError):
     def __init__(self, current: Route) -> None:
         super().__init__(f"route {current.key} exists already with another URL or state")
         self.current = current
+
+
+class IdempotencyKeyReused(TrafficManagerError):
+    """The caller has given this idempotency key to another request before."""
+
+    def __init__(self) -> None:
+        super().__init__("this idempotency key was given to another request")
+
+
+class RequestUnderWay(TrafficManagerError):
+    """A request with this idempotency key is being worked on; a later attempt is told what it came to."""
+
+    retry_after_s = range(1, 4)
+
+    def __init__(self) -> None:
+        super().__init__("a request with this idempotency key is being worked on")
 
 
 class PreconditionFailed(TrafficManagerError):
