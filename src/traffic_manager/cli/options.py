@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_S = 10.0
+# For so long a change that gets no answer is sent again, under the same idempotency key.
+DEFAULT_RETRY_S = 5.0
 
 
 def _key(text: str) -> RouteKey:
@@ -133,13 +135,13 @@ def api_key() -> str | None:
     return text or None
 
 
-def connect(server: str, timeout_s: float) -> Client:
+def connect(server: str, timeout_s: float, *, retry_s: float = DEFAULT_RETRY_S) -> Client:
     """Return a client of *server*; it connects with its first call."""
     from traffic_manager.client import Client
 
     agent = f"traffic-manager/{__version__}"
     try:
-        return Client(server, api_key=api_key(), timeout_s=timeout_s, user_agent=agent)
+        return Client(server, api_key=api_key(), timeout_s=timeout_s, retry_s=retry_s, user_agent=agent)
     except ValueError as error:
         raise typer.BadParameter(f"--server or TM_URL {error}") from None
 
