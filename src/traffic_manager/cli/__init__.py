@@ -35,9 +35,11 @@ def _root(
         False, "--version", callback=_show_version, is_eager=True, help="Show the program's version."
     ),
     key_file: options.KeyFile = None,
+    ca_file: options.CaFile = None,
+    cert_file: options.CertFile = None,
 ) -> None:
     """Which URL serves this service of this tenant, environment and version, right now?"""
-    options.use_key_file(key_file)
+    options.use_files(options.Files(key_file, ca_file, cert_file))
 
 
 routes_app = typer.Typer(help="Read and change routes.", no_args_is_help=True)

@@ -88,6 +88,9 @@ def failure_of(error: ClientError) -> Failure:
 
 def _unreachable(error: Unreachable) -> Failure:
     what = f"cannot reach {error.url}: {error.reason}"
+    if "certificate" in error.reason:
+        hint = "before the command, --ca-file says whom you trust, --cert-file what you show"
+        return Failure(UNREACHABLE, what, hint)
     if error.may_be_done:
         return Failure(UNREACHABLE, what, "look at `traffic-manager health`; --timeout waits longer")
     return Failure(UNREACHABLE, what, "start it with `traffic-manager serve`, or set TM_URL or --server")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_S = 10.0
-# For so long a change that gets no answer is sent again, under the same idempotency key.
-DEFAULT_RETRY_S = 5.0
 
 
 def _key(text: str) -> RouteKey:
@@ -99,6 +98,24 @@ KeyFile = Annotated[
         help="The file of the API key to show; else the variable TM_API_KEY.",
     ),
 ]
+CaFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file",
+        envvar="TM_CA_FILE",
+        metavar="FILE",
+        help="The authorities, in PEM, of an HTTPS server's certificate; else those of the system.",
+    ),
+]
+CertFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--cert-file",
+        envvar="TM_CERT_FILE",
+        metavar="FILE",
+        help="Your own certificate and its private key, both in PEM, for an HTTPS server that asks for one.",
+    ),
+]
 Server = Annotated[
     str,
     typer.Option("--server", envvar="TM_URL", metavar="URL", callback=_server, help="Where the server is."),
@@ -113,21 +130,30 @@ ListOutput = Annotated[
 ]
 
 
-# Of this run of the program; set before any command begins.
-_key_file: Path | None = None
+@dataclass(frozen=True)
+class Files:
+    """The files of this run of the program that connecting needs."""
+
+    key: Path | None = None
+    authorities: Path | None = None
+    certificate: Path | None = None
 
 
-def use_key_file(path: Path | None) -> None:
-    """Have commands read their key from *path*."""
-    global _key_file
-    _key_file = path
+# Set before any command begins.
+_files = Files()
+
+
+def use_files(files: Files) -> None:
+    """Have commands connect with *files*."""
+    global _files
+    _files = files
 
 
 def api_key() -> str | None:
     """Return the key to show: from --key-file, else from the variable TM_API_KEY. There is no option that takes it:
     other users of this machine can read what a command was called with."""
     try:
-        text = (_key_file.read_text() if _key_file else os.environ.get("TM_API_KEY", "")).strip()
+        text = (_files.key.read_text() if _files.key else os.environ.get("TM_API_KEY", "")).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"--key-file: cannot be read: {error}") from None
     if text and not (text.isascii() and text.isprintable() and " " not in text):
@@ -135,15 +161,22 @@ def api_key() -> str | None:
     return text or None
 
 
-def connect(server: str, timeout_s: float, *, retry_s: float = DEFAULT_RETRY_S) -> Client:
+def connect(server: str, timeout_s: float) -> Client:
     """Return a client of *server*; it connects with its first call."""
     from traffic_manager.client import Client
 
     agent = f"traffic-manager/{__version__}"
     try:
-        return Client(server, api_key=api_key(), timeout_s=timeout_s, retry_s=retry_s, user_agent=agent)
+        return Client(
+            server,
+            api_key=api_key(),
+            ca_file=_files.authorities,
+            cert_file=_files.certificate,
+            timeout_s=timeout_s,
+            user_agent=agent,
+        )
     except ValueError as error:
-        raise typer.BadParameter(f"--server or TM_URL {error}") from None
+        raise typer.BadParameter(f"--server or TM_URL, --ca-file, --cert-file: {error}") from None
 
 
 def wanted(tenant: str | None, service: str | None, env: str | None, version: str | None) -> Filter:
