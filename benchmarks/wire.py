@@ -12,9 +12,10 @@ from pathlib import Path
 from time import perf_counter
 from urllib.parse import urlsplit
 
-from tests.node import Node, workers_of
+from tests.node import Node
 
 from benchmarks.load import WrongAnswers, get
+from benchmarks.machine import tree
 
 _LIVE = get("/health/live")
 _TIMEOUT_S = 30.0
@@ -89,9 +90,10 @@ class Connection:
         self._buffer += data
 
 
-def answering(node: Node) -> list[int]:
+def workers_of(node: Node) -> list[int]:
     """Return the processes of *node* that answer requests."""
-    return workers_of(node) or [node.pid]
+    processes = tree(node.pid)
+    return processes[1:] or processes
 
 
 @contextmanager
@@ -106,7 +108,7 @@ def to_every_worker(*nodes: Node) -> Iterator[list[Connection]]:
 
 
 def _one_each(node: Node, opened: list[Connection]) -> list[Connection]:
-    wanted = set(answering(node))
+    wanted = set(workers_of(node))
     chosen: dict[int, Connection] = {}
     for _ in range(_MOST_TRIES):
         if chosen.keys() == wanted:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -37,11 +37,18 @@ def wait_until(condition: Callable[[], Found], timeout_s: float = 10.0, what: st
 
 
 class Node:
-    """One server, with its data and log under *folder*. *settings* are environment variables."""
+    """One server, with its data and log under *folder*. *settings* are environment variables. With TLS, *trust* is
+    whom callers trust and what they show."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, str] | None = None,
+        trust: ssl.SSLContext | bool = False,
+    ) -> None:
         self.port = free_port()
-        self.url = f"http://{HOST}:{self.port}"
+        self.url = f"{'https' if trust else 'http'}://{HOST}:{self.port}"
+        self._trust = trust
         self.log_path = folder / f"node-{self.port}.log"
         self.folder = folder
         own = {
@@ -102,14 +109,14 @@ class Node:
         """Return whether it, and nobody else on its port, says that it is ready; fails if it has ended."""
         assert self.is_running(), f"the node ended by itself; its log:\n{self.log()}"
         try:
-            is_ready = httpx2.get(f"{self.url}/health/ready", timeout=2.0).status_code == 200
+            answer = httpx2.get(f"{self.url}/health/ready", timeout=2.0, verify=self._trust)
         except httpx2.HTTPError:
             return False
-        return is_ready and "listening" in self.log()
+        return answer.status_code == 200 and "listening" in self.log()
 
     def client(self, timeout_s: float = 10.0) -> httpx2.Client:
         """Return a client of this node's API; close it."""
-        return httpx2.Client(base_url=self.url, timeout=timeout_s)
+        return httpx2.Client(base_url=self.url, timeout=timeout_s, verify=self._trust)
 
     def log(self) -> str:
         """Return what it has logged."""
@@ -147,19 +154,3 @@ def resolve(client: httpx2.Client, key: Mapping[str, str], **headers: str) -> ht
 
 
 Json = dict[str, Any]
-
-
-def workers_of(node: Node) -> list[int]:
-    """Return the workers of a node of several, without a child that saves the parent's table: that one does not
-    catch SIGTERM."""
-    children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
-    return [int(pid) for pid in children if _catches_sigterm(pid)]
-
-
-def _catches_sigterm(pid: str) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    masks = {name: int(mask, 16) for name, mask in re.findall(r"(SigBlk|SigCgt):\s+(\w+)", status)}
-    return bool(masks["SigCgt"] & ~masks["SigBlk"] & (1 << (signal.SIGTERM - 1)))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from traffic_manager.access.keyring import Keyring
+from traffic_manager.api.certificates import Certificates
 from traffic_manager.config.settings import Settings
 from traffic_manager.db.feed import SqlFeed
 from traffic_manager.db.pool import Counters, open_database
@@ -30,12 +31,14 @@ _RETRY_MOST_S = 10.0
 
 @dataclass
 class Memory:
-    """What a worker answers from: the table, the recent changes, the API keys (None: nobody is asked for one).
-    *at_head*: when it was last known to be up to date, on the monotonic clock. *bad_rows*: passed over so far."""
+    """What a worker answers from: the table, the recent changes, the API keys (None: nobody is asked for one), the
+    files of TLS (None: plain HTTP). *at_head*: when it was last known to be up to date, on the monotonic clock.
+    *bad_rows*: passed over so far."""
 
     mirror: Mirror
     watchers: Watchers
     keyring: Keyring | None
+    certificates: Certificates | None = None
     at_head: float | None = None
     bad_rows: int = 0
 
@@ -45,7 +48,8 @@ def empty_memory(settings: Settings) -> Memory:
     settings.check_serving()
     keyring = None if settings.is_open else Keyring(settings.pepper or b"")
     mirror = Mirror(settings.app.mirror_max_routes, settings.cache.negative_ttl)
-    return Memory(mirror, Watchers(settings.watch.limit), keyring)
+    certificates = Certificates(settings.tls) if settings.tls.is_on else None
+    return Memory(mirror, Watchers(settings.watch.limit), keyring, certificates)
 
 
 class Inheritance:

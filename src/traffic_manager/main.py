@@ -66,6 +66,7 @@ def _serve(settings: Settings, log_writer: LogWriter, migrate_first: bool) -> in
         "listening",
         address=f"{settings.host}:{settings.api.port}",
         workers=settings.api.workers,
+        tls=settings.tls.is_on,
         open_files=files,
         connections=most_connections(settings) * settings.api.workers,
     )
@@ -199,7 +200,7 @@ def run_relay(settings: Settings) -> int:
 
 def _print_welcome(settings: Settings) -> None:
     host = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 a comparison
-    base = f"http://{host}:{settings.api.port}"
+    base = f"{'https' if settings.tls.is_on else 'http'}://{host}:{settings.api.port}"
     # The commands ask port 8000 unless they are told otherwise: they must not change somebody else's server.
     told = "" if settings.api.port == _DEFAULT_PORT else f"TM_URL={base} "
     sys.stderr.write(_WELCOME.format(base=base, where=_where(settings), told=told))

@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING
 import structlog
 from fastapi import FastAPI
 
+from traffic_manager.access.client_names import ClientNames
 from traffic_manager.access.key_registry import KeyRegistry
 from traffic_manager.api.access import Gate
+from traffic_manager.api.admission import most_connections
 from traffic_manager.api.app import build_app
+from traffic_manager.api.certificates import Loaded
+from traffic_manager.api.connection import Connection
 from traffic_manager.api.context import Parts
-from traffic_manager.api.origin import TrustedProxies
+from traffic_manager.api.handshakes import Handshakes
 from traffic_manager.api.server import Server, protocol_of
 from traffic_manager.config.settings import RedisSettings, Settings
 from traffic_manager.db.feed import SqlFeed
@@ -36,7 +40,7 @@ from traffic_manager.monitoring.health import (
     Health,
     not_configured,
 )
-from traffic_manager.monitoring.metrics import Freshness, Metrics, PollOutcome
+from traffic_manager.monitoring.metrics import Freshness, Metrics, Outcome
 from traffic_manager.monitoring.overload import Overload
 from traffic_manager.monitoring.system_metrics import Source, SystemMetrics
 from traffic_manager.outbox import Outbox
@@ -113,6 +117,8 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exit_code = 0
         self._overload = Overload(metrics)
+        self._certificates = memory.certificates
+        self._client_names = None if memory.keyring is None else ClientNames(memory.keyring.admitted)
         resolver = Resolver(
             self._mirror, self._follower, self._route_cache(), store, self._reads, self._unknown_names
         )
@@ -131,19 +137,20 @@ class Worker:
             store=store,
             reads=self._reads,
             url_policy=UrlPolicy(settings.app.url_schemes, settings.app.url_deny_loopback),
-            gate=Gate(memory.keyring),
-            proxies=TrustedProxies(settings.api.trusted_proxies, settings.api.forwarded_header),
+            gate=Gate(memory.keyring, self._client_names),
             key_registry=KeyRegistry(SqlKeyStore(self._database), settings.pepper, self._committed),
             beat=beat,
             overload=self._overload,
         )
+        protocol = protocol_of(parts)
         self._server = Server(
             build_app(parts, self._lifespan),
-            protocol_of(parts),
+            protocol,
             settings.app.drain_s,
             draining=self._health.draining,
             closing=self._watchers.close,
             is_node_stopping=is_node_stopping,
+            handshakes=self._handshakes(protocol),
         )
 
     def run(self, listener: socket.socket) -> int:
@@ -156,7 +163,7 @@ class Worker:
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         self._loop = asyncio.get_running_loop()
         self._database.open()
-        heart = asyncio.gather(self._keep_beating(), self._overload.watch())
+        heart = asyncio.gather(self._keep_beating(), self._overload.watch(), self._watch_certificates())
         self._follower.start()
         self._registry.start()
         await self._catch_up()
@@ -180,6 +187,20 @@ class Worker:
         while self._beat is not None:
             self._beat()
             await asyncio.sleep(_BEAT_S)
+
+    async def _watch_certificates(self) -> None:
+        if self._certificates is not None:
+            await self._certificates.watch(self._metrics, self._take_names)
+
+    def _take_names(self, loaded: Loaded) -> None:
+        if self._client_names is not None:
+            self._client_names.load(loaded.grants)
+
+    def _handshakes(self, protocol: Callable[..., Connection]) -> Handshakes | None:
+        if (certificates := self._certificates) is None:
+            return None
+        most = most_connections(self._settings)
+        return Handshakes(protocol, lambda: certificates.loaded.context, self._metrics, most)
 
     async def _catch_up(self) -> None:
         """With a table from the parent, wait a moment for what is newer before the first connection is accepted:
@@ -372,8 +393,8 @@ class _FollowerMetrics:
 
     def __init__(self, metrics: Metrics) -> None:
         self._polls = {
-            True: metrics.tm_follower_polls_total.labels(PollOutcome.OK),
-            False: metrics.tm_follower_polls_total.labels(PollOutcome.FAILED),
+            True: metrics.tm_follower_polls_total.labels(Outcome.OK),
+            False: metrics.tm_follower_polls_total.labels(Outcome.FAILED),
         }
         self.gap = metrics.tm_revision_gap_total.inc
         self.fork = metrics.tm_history_fork_total.inc

@@ -167,20 +167,29 @@ def test_whoever_may_nothing_gets_nothing_from_any_call(node: Node) -> None:
 
 
 class TestWhoAmI:
-    def test_it_tells_name_grants_and_operations(self, node: Node, admin: httpx2.Client) -> None:
+    def test_it_tells_name_grants_operations_and_what_says_so(self, node: Node, admin: httpx2.Client) -> None:
         made = issued(admin, "resolver:team-a/prod", "viewer:*/test", owner="carol")
         answer = stranger(node).get(WHOAMI, headers=bearer(made["key"])).json()
         assert answer == {
             "name": f"carol/{made['id']}",
+            "credential": "key",
             "key_id": made["id"],
+            "expires_at": made["expires_at"],
             "auth_mode": "required",
             "grants": [
-                {"role": "resolver", "tenant": "team-a", "env": "prod", "operations": ["resolve"]},
+                {
+                    "role": "resolver",
+                    "tenant": "team-a",
+                    "env": "prod",
+                    "operations": ["resolve"],
+                    "source": f"the key {made['id']}",
+                },
                 {
                     "role": "viewer",
                     "tenant": "*",
                     "env": "test",
                     "operations": ["resolve", "list", "get", "history", "changes"],
+                    "source": f"the key {made['id']}",
                 },
             ],
         }

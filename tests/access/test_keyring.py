@@ -10,7 +10,9 @@ from time import perf_counter
 import pytest
 
 from tests.access.builders import FAR_FUTURE, PEPPER, a_grant, stored
+from traffic_manager.access import admitted as admitted_module
 from traffic_manager.access import keyring as keyring_module
+from traffic_manager.access.admitted import Admitted
 from traffic_manager.access.credentials import Credential
 from traffic_manager.access.keyring import Keyring
 from traffic_manager.access.permissions import Principal
@@ -30,7 +32,7 @@ def written(credential: Credential) -> bytes:
 @pytest.fixture
 def keyring() -> Keyring:
     """A keyring that once knew REVOKED."""
-    keyring = Keyring(PEPPER, lambda: NOW)
+    keyring = Keyring(PEPPER, Admitted(lambda: NOW))
     in_force = [stored(GOOD, "viewer:team-a/prod"), stored(EXPIRED, expires_at=int(NOW * 1e6) - 1)]
     keyring.load([*in_force, stored(REVOKED)])
     keyring.principal_of(written(REVOKED))
@@ -58,7 +60,7 @@ def test_key_is_not_judged_before_the_keys_are_known() -> None:
 
 def test_key_ends_when_its_time_is_over_though_it_was_just_used() -> None:
     now = NOW
-    keyring = Keyring(PEPPER, lambda: now)
+    keyring = Keyring(PEPPER, Admitted(lambda: now))
     keyring.load([stored(GOOD, expires_at=int((NOW + 1) * 1e6))])
     principal = keyring.principal_of(written(GOOD))
     assert keyring.knows(principal)
@@ -94,13 +96,13 @@ def test_role_that_this_version_does_not_know_grants_nothing() -> None:
 
 
 def test_memory_for_keys_that_were_shown_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyring_module, "MAX_REMEMBERED", 3)
+    monkeypatch.setattr(admitted_module, "MAX_REMEMBERED", 3)
     keys = [Credential.new() for _ in range(10)]
     keyring = Keyring(PEPPER)
     keyring.load([stored(key) for key in keys])
     for key in [*keys, *keys]:
         assert keyring.principal_of(written(key)).key_id == key.key_id
-    assert len(keyring._remembered) <= 3
+    assert len(keyring.admitted) <= 3
 
 
 def test_loading_makes_no_principals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +126,7 @@ def test_credentials_that_were_refused_take_no_memory(keyring: Keyring) -> None:
     for _ in range(100):
         with pytest.raises(Unauthenticated):
             keyring.principal_of(written(Credential.new()))
-    assert not keyring._remembered
+    assert len(keyring.admitted) == 0
 
 
 @pytest.mark.parametrize("credential", REFUSED.values(), ids=REFUSED)
@@ -153,8 +155,8 @@ def test_refusals_cannot_be_told_apart_by_their_time(keyring: Keyring) -> None:
 
 
 def _noted(calls: list[str], name: str, work: Callable[..., object]) -> Callable[..., object]:
-    def noted(*arguments: object) -> object:
+    def noted(*arguments: object, **named: object) -> object:
         calls.append(name)
-        return work(*arguments)
+        return work(*arguments, **named)
 
     return noted

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.access.builders import PEPPER, stored
+from tests.access.builders import PEPPER, a_grant, stored
 from tests.api.twins import Twins, the_twins
+from traffic_manager.access.client_names import ClientCertificate, ClientNames
 from traffic_manager.access.credentials import Credential
 from traffic_manager.access.keyring import Keyring
 from traffic_manager.api.access import Gate
@@ -28,6 +29,16 @@ IN_FORCE = [
     stored(NOTHING),
     stored(EXPIRED, "admin:*/*", expires_at=1),
 ]
+NAMES = {"DNS:ci": (a_grant("resolver:team-a/prod"),), "DNS:other": (a_grant("admin:team-b/*"),)}
+CI, OTHER, STRANGER, ENDED = (
+    ClientCertificate((f"DNS:{name}",), expires_at, mark)
+    for name, expires_at, mark in [
+        ("ci", 4e9, b"ci"),
+        ("other", 4e9, b"other"),
+        ("stranger", 4e9, b"stranger"),
+        ("ci", 1.0, b"ended"),
+    ]
+)
 TARGET = "/api/v1/routes/resolve?tenant={}&service=payments&env={}&version={}"
 
 
@@ -40,10 +51,25 @@ def keyring() -> Keyring:
 
 
 @pytest.fixture(scope="module")
-def twins(keyring: Keyring) -> Iterator[Twins]:
-    """Both, asking for keys."""
-    with the_twins(Gate(keyring)) as twins:
+def known_names(keyring: Keyring) -> ClientNames:
+    """The names in certificates that both twins know."""
+    names = ClientNames(keyring.admitted)
+    names.load(NAMES)
+    return names
+
+
+@pytest.fixture(scope="module")
+def shared_twins(keyring: Keyring, known_names: ClientNames) -> Iterator[Twins]:
+    """Both, asking for keys or certificates."""
+    with the_twins(Gate(keyring, known_names)) as twins:
         yield twins
+
+
+@pytest.fixture
+def twins(shared_twins: Twins) -> Twins:
+    """Both; their clients show no certificate until they are told to."""
+    shared_twins.show(None)
+    return shared_twins
 
 
 @pytest.fixture
@@ -121,6 +147,36 @@ def test_revocation_reaches_a_head_that_was_just_answered(
         keyring.load(IN_FORCE)
 
 
+def test_lane_answers_whoever_s_certificate_was_admitted_before(twins: Twins, answered: list[str]) -> None:
+    twins.show(CI)
+    for _ in range(3):
+        assert status_of(twins.lane.exchange(a_request())) == 200
+    assert len(answered) >= 2
+
+
+@pytest.mark.parametrize(
+    ("certificate", "status"), [(None, 401), (STRANGER, 401), (ENDED, 401), (OTHER, 403)]
+)
+def test_certificate_of_one_connection_answers_no_other(
+    twins: Twins, certificate: ClientCertificate | None, status: int
+) -> None:
+    """The lane knows a head again, and the certificate is not in it."""
+    twins.show(CI)
+    assert [status_of(twins.lane.exchange(a_request())) for _ in range(2)] == [200, 200]
+    twins.show(certificate)
+    assert [status_of(twins.lane.exchange(a_request())) for _ in range(3)] == [status] * 3
+
+
+def test_name_without_its_grants_ends_in_the_lane(twins: Twins, known_names: ClientNames) -> None:
+    twins.show(CI)
+    try:
+        assert [status_of(twins.lane.exchange(a_request())) for _ in range(2)] == [200, 200]
+        known_names.load({})
+        assert status_of(twins.lane.exchange(a_request())) == 401
+    finally:
+        known_names.load(NAMES)
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
     """Draw a resolve with credentials good and bad."""
@@ -142,8 +198,14 @@ def requests(draw: st.DrawFn) -> bytes:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(stream=st.lists(requests(), min_size=1, max_size=5))
-def test_any_requests_are_answered_alike(twins: Twins, stream: list[bytes]) -> None:
+@given(
+    stream=st.lists(requests(), min_size=1, max_size=5),
+    certificate=st.sampled_from([None, None, CI, OTHER, STRANGER, ENDED]),
+)
+def test_any_requests_are_answered_alike(
+    twins: Twins, stream: list[bytes], certificate: ClientCertificate | None
+) -> None:
+    twins.show(certificate)
     fast, documented = twins.answers(*stream)
     assert fast == documented
 

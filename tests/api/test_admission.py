@@ -23,8 +23,7 @@ SURPLUS = 32
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node that takes few clients."""
-    settings = {"API_MAX_CONNECTIONS": str(MOST), "API_MAX_CONNECTIONS_PER_ADDRESS": str(MOST)}
-    with a_node(tmp_path_factory.mktemp("admission"), settings) as started:
+    with a_node(tmp_path_factory.mktemp("admission"), {"API_MAX_CONNECTIONS": str(MOST)}) as started:
         yield started.start()
 
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 from fastapi import FastAPI
 
 from tests.node import a_key, wait_until
+from traffic_manager.access.client_names import ClientCertificate
 from traffic_manager.api.access import Gate
 from traffic_manager.api.app import build_app
 from traffic_manager.api.connection import Connection
@@ -68,6 +69,7 @@ class Twin:
         metrics = Metrics()
         self.parts = replace(parts, metrics=metrics, overload=Overload(metrics))
         self.connections: list[Connection] = []
+        self.certificate: ClientCertificate | None = None  # that clients show, as if over TLS
         self._reading = Condition()
         self._read_bytes: dict[tuple[str, int] | None, int] = {}
         self._make = protocol_of(self.parts)
@@ -79,6 +81,7 @@ class Twin:
 
     def _connection(self, *arguments: Any, **more: Any) -> Connection:  # Any: uvicorn's own
         connection = self._make(*arguments, **more)
+        connection.certificate = self.certificate
         self.connections.append(connection)
         receive = connection.data_received
 
@@ -158,6 +161,10 @@ class Twins:
     def answers(self, *parts: bytes) -> tuple[bytes, bytes]:
         """Return what both answer to the same bytes, comparably; the lane gets them in *parts*."""
         return comparable(self.lane.exchange(*parts)), comparable(self.documented.exchange(b"".join(parts)))
+
+    def show(self, certificate: ClientCertificate | None) -> None:
+        """Let the clients of both show *certificate*."""
+        self.lane.certificate = self.documented.certificate = certificate
 
 
 def in_lanes(parts: Parts) -> partial[LaneConnection]:

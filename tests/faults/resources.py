@@ -11,7 +11,8 @@ from pathlib import Path
 import psycopg
 
 from tests.faults.stand import Stand
-from tests.node import Node, workers_of
+from tests.node import Node
+from tests.promises.places import workers_of
 
 _MORE_MEMORY = 1.10
 _MORE_FILES = 20

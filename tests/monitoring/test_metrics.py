@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from traffic_manager.monitoring import metrics as monitoring
 from traffic_manager.monitoring.metric_files import clear
-from traffic_manager.monitoring.metrics import Metrics, PollOutcome
+from traffic_manager.monitoring.metrics import Metrics, Outcome
 from traffic_manager.monitoring.resolve_counts import RESOLVE_BUCKETS, RESOLVE_ENDPOINT, ResolveOutcome
 from traffic_manager.routing.model import Action
 
@@ -152,7 +152,7 @@ def test_a_write_succeeds_or_fails(metrics: Metrics) -> None:
 
 
 def test_fixed_labels_take_their_enums(metrics: Metrics) -> None:
-    metrics.tm_follower_polls_total.labels(PollOutcome.FAILED).inc()
+    metrics.tm_follower_polls_total.labels(Outcome.FAILED).inc()
     assert values(metrics.render())['tm_follower_polls_total{outcome="failed"}'] == 1
 
 

@@ -65,7 +65,6 @@ from traffic_manager.routing.ports import (
     CachedRoute,
     ChangeFeed,
     ChangePage,
-    Claim,
     Entry,
     NameFilter,
     Pulse,
@@ -116,11 +115,9 @@ class SlowStore:
     def changes(self, wanted: NameFilter, after: int, limit: int) -> ChangePage:
         return self._store.changes(wanted, after, limit)
 
-    def writing(
-        self, keys: Collection[RouteKey], claims: Collection[Claim] = ()
-    ) -> AbstractContextManager[WriteTransaction]:
+    def writing(self, keys: Collection[RouteKey]) -> AbstractContextManager[WriteTransaction]:
         self._answer()
-        return self._store.writing(keys, claims)
+        return self._store.writing(keys)
 
     def _answer(self) -> None:
         if self.is_away:

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Self
 
 from traffic_manager.errors import Forbidden
+from traffic_manager.routing.model import name_problem
 from traffic_manager.routing.ports import NameFilter, Place
 
 ANY = "*"
@@ -95,15 +96,35 @@ class Grant(NamedTuple):
         """Return the grant of checked words. Raises ValueError for a role that does not exist."""
         return cls(Role(role), None if tenant == ANY else tenant, None if env == ANY else env)
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the grant that settings and commands write as `editor:team-a/prod`. Raises ValueError."""
+        role, _, place = text.partition(":")
+        tenant, _, env = place.partition("/")
+        if role not in list(Role) or any(n != ANY and name_problem("name", n) for n in (tenant, env)):
+            raise ValueError("must be ROLE:TENANT/ENV, such as editor:team-a/prod or viewer:*/*")
+        return cls.known(role, tenant, env)
+
+
+class CredentialKind(StrEnum):
+    """What a principal has shown."""
+
+    KEY = "key"
+    CERTIFICATE = "certificate"
+    NONE = "none"  # nobody is asked
+
 
 @dataclass(frozen=True)
 class Principal:
-    """Somebody who asks: *name* is what changes say of who made them, *key_id* the key that was shown (None where
-    nobody is asked for one)."""
+    """Somebody who asks: *name* is what changes say of who made them, *key_id* the API key that was shown, *sources*
+    where each of the grants comes from, *expires_at* when the credential ends (seconds since 1970; None: unknown)."""
 
     name: str
     grants: tuple[Grant, ...]
     key_id: str | None = None
+    credential: CredentialKind = CredentialKind.KEY
+    sources: tuple[str, ...] = ()
+    expires_at: float | None = None
     # Where it may resolve: beside the others, because the lane asks this of every request.
     resolvable: frozenset[Place] = field(init=False, repr=False, compare=False)
     _places: Mapping[Operation, frozenset[Place]] = field(init=False, repr=False, compare=False)
@@ -173,3 +194,21 @@ def grants_of(text: str) -> tuple[Grant, ...]:
     written: list[Any] = json.loads(text)  # Any: JSON values
     roles = {role.value for role in Role}
     return tuple(Grant.known(*grant) for grant in written if grant[0] in roles)
+
+
+def grants_in(written: Any, where: str) -> tuple[Grant, ...]:  # Any: a JSON value
+    """Return the grants that a file of the server's lists. Raises ValueError that begins with *where*."""
+    if not isinstance(written, list) or not all(isinstance(grant, str) for grant in written):
+        raise ValueError(f"{where}: must be a list of grants such as editor:team-a/prod")
+    try:
+        return tuple(dict.fromkeys(Grant.parse(grant) for grant in written))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def without_repetition(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON values
+    """Return a JSON object. Raises ValueError if it says something twice: nobody could tell which of them counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("says something twice")
+    return found

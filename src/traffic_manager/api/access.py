@@ -13,8 +13,10 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from traffic_manager.access.keyring import Keyring, mark_of
-from traffic_manager.access.permissions import Grant, Principal, Role
+from traffic_manager.access.admitted import mark_of
+from traffic_manager.access.client_names import ClientCertificate, ClientNames
+from traffic_manager.access.keyring import Keyring
+from traffic_manager.access.permissions import CredentialKind, Grant, Principal, Role
 from traffic_manager.api.problems import Headers
 from traffic_manager.errors import TrafficManagerError, Unauthenticated
 from traffic_manager.routing.watchers import always
@@ -28,40 +30,60 @@ Refuse = Callable[[Scope, TrafficManagerError], tuple[int, Headers, bytes]]
 
 _BEARER = b"bearer "
 # Where nobody is asked who they are, everybody is this one.
-ANONYMOUS = Principal("anonymous", (Grant(Role.ADMIN, None, None),))
+ANONYMOUS = Principal(
+    "anonymous",
+    (Grant(Role.ADMIN, None, None),),
+    credential=CredentialKind.NONE,
+    sources=("AUTH_MODE=open",),
+)
 _NOBODY = Principal("nobody", ())
 _SCRAPER = Principal("anonymous", (Grant(Role.VIEWER, None, None),))
+# The extension of a scope that has the certificate which the client of its connection has shown.
+CERTIFICATE = "traffic_manager.certificate"
 HEALTH = ("/health", "/health/live", "/health/ready")
 METRICS = "/metrics"
 
 
 class Gate:
-    """Tells who shows a credential. *keyring* None: nobody is asked for one, and *is_open*."""
+    """Tells who shows a credential: a key of *keyring*, or a certificate with one of *names*. *keyring* None: nobody
+    is asked for one, and *is_open*."""
 
-    def __init__(self, keyring: Keyring | None) -> None:
+    def __init__(self, keyring: Keyring | None, names: ClientNames | None = None) -> None:
         self._keyring = keyring
+        self._names = names
         self.is_open = keyring is None
-        # As the keyring's; the lane calls it without a detour.
-        self.permits_resolve = keyring.permits_resolve if keyring is not None else _permits_all
+        # As that of what is remembered; the lane calls it without a detour.
+        self.permits_resolve = keyring.admitted.permits_resolve if keyring is not None else _permits_all
 
-    def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
-        """Return who asks. Raises Unauthenticated, or SourceUnavailable while the keys are not known yet."""
+    def admit(
+        self, headers: Iterable[tuple[bytes, bytes]], certificate: ClientCertificate | None = None
+    ) -> Principal:
+        """Return who asks: what stands in a header counts, else the *certificate* of the connection. Raises
+        Unauthenticated, or SourceUnavailable while the keys are not known yet."""
         if self._keyring is None:
             return ANONYMOUS
-        return self._keyring.principal_of(_credential_of(headers))
+        credential = _credential_of(headers)
+        if credential is not None:
+            return self._keyring.principal_of(credential)
+        if certificate is None or self._names is None:
+            raise Unauthenticated
+        return self._names.principal_of(certificate)
 
     def mark_of(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-        """Return what stands for the request's credential in memory; None without exactly one, or if it is not asked
-        for."""
+        """Return what stands in memory for the credential in the headers; None if there is none, or if it is not
+        asked for; of more than one a mark that nobody has."""
         if self.is_open:
             return None
         try:
-            return mark_of(_credential_of(headers))
+            credential = _credential_of(headers)
         except Unauthenticated:
-            return None
+            return b""
+        return None if credential is None else mark_of(credential)
 
     def still_admits(self, principal: Principal) -> Callable[[], bool]:
         """Return what tells whether *principal*, let in a while ago, would be let in now."""
+        if principal.credential is CredentialKind.CERTIFICATE and self._names is not None:
+            return partial(self._names.knows, principal)
         return always if self._keyring is None else partial(self._keyring.knows, principal)
 
     def recheck(self, principal: Principal) -> None:
@@ -74,18 +96,18 @@ def _permits_all(_mark: bytes | None, _tenant: str, _env: str) -> bool:
     return True
 
 
-def _credential_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the one credential of a request. Raises Unauthenticated if there is none, or more than one: which of
-    them counts is not for us to guess."""
+def _credential_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """Return the one credential in the headers of a request, None if there is none. Raises Unauthenticated if there
+    is more than one: which of them counts is not for us to guess."""
     found = []
     for name, value in headers:
         if name == b"authorization":
             found.append(value[len(_BEARER) :] if value[: len(_BEARER)].lower() == _BEARER else b"")
         elif name == b"x-api-key":
             found.append(value)
-    if len(found) != 1:
+    if len(found) > 1:
         raise Unauthenticated
-    return found[0].strip(b" ")
+    return found[0].strip(b" ") if found else None
 
 
 def free_calls(gate: Gate, *, metrics_are_free: bool) -> Mapping[str, Principal]:
@@ -107,7 +129,9 @@ class Door:
         """Pass a request on with its principal, or refuse it before its body is read."""
         if scope["type"] == "http":
             try:
-                principal = self._free.get(scope["path"]) or self._gate.admit(scope["headers"])
+                principal = self._free.get(scope["path"]) or self._gate.admit(
+                    scope["headers"], _certificate_of(scope)
+                )
             except TrafficManagerError as error:
                 status, headers, body = self._refuse(scope, error)
                 headers = [*headers, (b"content-length", str(len(body)).encode())]
@@ -116,6 +140,11 @@ class Door:
                 return
             scope.setdefault("state", {})["principal"] = principal
         await self._app(scope, receive, send)
+
+
+def _certificate_of(scope: Scope) -> ClientCertificate | None:
+    found: ClientCertificate | None = scope.get("extensions", {}).get(CERTIFICATE)
+    return found
 
 
 def principal_of(request: Request) -> Principal:

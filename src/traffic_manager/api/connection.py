@@ -21,6 +21,8 @@ import structlog
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from traffic_manager.access.client_names import ClientCertificate
+from traffic_manager.api.access import CERTIFICATE
 from traffic_manager.api.flow import Flow, Queue
 from traffic_manager.api.problems import Headers, instance_of, render
 from traffic_manager.api.shedding import load_of
@@ -87,8 +89,8 @@ class Connection(HttpToolsProtocol):
         "_running",
         "_slow_timer",
         "_unsent_bytes",
+        "certificate",
         "is_between",
-        "on_lost",
     )
 
     def __init__(
@@ -102,8 +104,8 @@ class Connection(HttpToolsProtocol):
         self._overload = overload
         self.pipeline = Queue()  # type: ignore[assignment] # has all that is asked of a deque here
         self._metrics = metrics
+        self.certificate: ClientCertificate | None = None  # that the client has shown
         self.is_between = True  # no message has begun since the last one ended
-        self.on_lost: Callable[[], None] | None = None  # who wants to know that it has ended
         self._is_over = False  # nothing more is read; when all is answered, it closes
         self._is_ours = False  # the application has the message at hand
         self._in_body = False
@@ -139,10 +141,9 @@ class Connection(HttpToolsProtocol):
             self._running.disconnected = True
             self._running.message_event.set()
         super().connection_lost(exc)
-        for told in (self._on_gone, self.on_lost):
-            if told is not None:
-                told()
-        self._on_gone = self.on_lost = None
+        if self._on_gone is not None:
+            self._on_gone()
+            self._on_gone = None
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, as far as there is room for more requests."""
@@ -152,8 +153,9 @@ class Connection(HttpToolsProtocol):
             self._feed(data)
 
     def eof_received(self) -> bool | None:  # type: ignore[override] # uvicorn never stays open
-        """Stay open for the answers to whole requests, though not for long: most such clients are gone."""
-        if not self.is_waiting or self._in_body or self._on_gone is not None:
+        """Stay open for the answers to whole requests, though not for long: most such clients are gone. TLS ends for
+        both sides at once."""
+        if not self.is_waiting or self._in_body or self._on_gone is not None or self.scheme == "https":
             return None
         self._is_over = True
         self.loop.call_later(_HALF_CLOSED_S, self.transport.close)
@@ -298,7 +300,8 @@ class Connection(HttpToolsProtocol):
             return
         # RFC 9112, 9.6: closed while the client still sends, the refusal could be lost on the way to it.
         self.transport.write(self._refusal)
-        self.transport.write_eof()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
         self.flow.resume_reading()
         self.loop.call_later(_LINGER_S, self.transport.close)
 
@@ -374,6 +377,8 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self.url = url
         self.scope["extensions"] = {EXTENSION: {"connection": self}}
+        if self.certificate is not None:
+            self.scope["extensions"][CERTIFICATE] = self.certificate  # type: ignore[assignment] # ASGI: dictionaries
         headers_of_scope = self.headers
         headers_of_scope += headers
         self.expect_100_continue = (b"expect", b"100-continue") in [(n, v.lower()) for n, v in headers]

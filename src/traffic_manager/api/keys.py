@@ -26,12 +26,17 @@ router = APIRouter(prefix="/api/v1", route_class=StrictRoute, tags=["access"])
 
 @router.get("/whoami", **documented(200, schemas.WhoAmIAnswer, 400))
 async def whoami(parts: GivenParts, caller: GivenCaller) -> Response:
-    """Return who the caller is here, and what they may do where."""
+    """Return who the caller is here, what they may do where, and what says so."""
     document = {
         "name": caller.name,
+        "credential": caller.credential,
         "key_id": caller.key_id,
+        "expires_at": None if caller.expires_at is None else rfc3339(int(caller.expires_at * 1_000_000)),
         "auth_mode": "open" if parts.gate.is_open else "required",
-        "grants": _grants_json(caller.grants),
+        "grants": [
+            {**grant, "source": source}
+            for grant, source in zip(_grants_json(caller.grants), caller.sources, strict=True)
+        ],
     }
     head = parts.mirror.head
     return json_answer(document, head.position if head else None)

@@ -53,7 +53,7 @@ class Asked(NamedTuple):
     key: str  # the text of the route's key
     tenant: str
     env: str
-    mark: bytes | None  # of the credential that was shown
+    mark: bytes | None  # of the credential in it; None without: then the connection's certificate counts
     if_none_match: bytes | None
     is_last: bool  # the client wants no further answer on this connection
 
@@ -268,7 +268,10 @@ class LaneConnection(Connection):
 
     def _answer(self, asked: Asked, correlation_id: bytes | None) -> bool:
         """Answer, if it is this request's turn and the mirror can tell."""
-        if not self._lane.permits(asked.mark, asked.tenant, asked.env):
+        mark = asked.mark
+        if mark is None and self.certificate is not None:
+            mark = self.certificate.mark
+        if not self._lane.permits(mark, asked.tenant, asked.env):
             return False  # not admitted lately, or not permitted: the documented route tells
         if self.is_waiting or self.transport.is_closing():
             return False

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from traffic_manager.access.permissions import CredentialKind
 from traffic_manager.routing.model import NAME_MAX_CHARACTERS, NAME_PATTERN, Action
 from traffic_manager.routing.operations import Verb
 from traffic_manager.routing.urls import URL_MAX_CHARACTERS
@@ -291,13 +292,21 @@ class KeysAnswer(BaseModel):
     next_page_token: str | None = Field(description="For the next page; null on the last.")
 
 
+class WhoAmIGrantAnswer(GrantAnswer):
+    """A grant, and what gives it."""
+
+    source: str = Field(description="Where it comes from.", examples=["the key 3fPq9ZxW1kLm"])
+
+
 class WhoAmIAnswer(BaseModel):
-    """Who the caller is here, and what they may do where. `key_id` is null where nobody is asked for a key."""
+    """Who the caller is here, what they may do where, and why. `key_id` is null for anything but a key."""
 
     name: str = Field(description="What changes say of who made them.", examples=["ci-team-a/3fPq9ZxW1kLm"])
+    credential: CredentialKind = Field(description="What was shown.")
     key_id: KeyId | None
+    expires_at: Time | None = Field(description="When it ends; null where nobody is asked for one.")
     auth_mode: Literal["open", "required"]
-    grants: list[GrantAnswer]
+    grants: list[WhoAmIGrantAnswer]
 
 
 class MirrorAnswer(BaseModel):

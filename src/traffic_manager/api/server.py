@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-from asyncio import BaseProtocol
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,30 +14,36 @@ from typing import Any
 import structlog
 import uvicorn
 
-from traffic_manager.api.admission import Admission, most_connections, most_of_address
+from traffic_manager.api.admission import Admission, most_connections
 from traffic_manager.api.backlog import all_accepted, take_no_more
 from traffic_manager.api.connection import CLOSE, Connection
 from traffic_manager.api.context import Parts
+from traffic_manager.api.handshakes import Handshakes
 from traffic_manager.api.lane import Lane, LaneConnection
 from traffic_manager.api.write_lane import WriteLane
 
 # In-flight requests have this long to finish; a long poll is let go at once.
 FINISH_S = 15.0
+# At the end, clients that shake hands have so long to finish.
+_HANDS_S = 1.0
 # Connections that wait to be accepted: as many as the system allows (net.core.somaxconn), for clients of a node
 # that has gone all come at once.
 _BACKLOG = 65_535
 # On every answer, the lanes' too: no browser may take data for a script or a page. What only a page needs is on ours.
 _HEADERS = [("X-Content-Type-Options", "nosniff")]
+# Over TLS: a browser that was here once comes by plain HTTP no more.
+_TLS_HEADERS = [*_HEADERS, ("Strict-Transport-Security", "max-age=31536000")]
 
 App = Any  # an ASGI application
-Protocol = Callable[..., BaseProtocol]
+Protocol = Callable[..., Connection]
 
 log = structlog.get_logger(__name__)
 
 
 class Server(uvicorn.Server):
     """Serves *app*. On SIGTERM or SIGINT it calls *draining*, goes on for *drain_s*, calls *closing* and stops;
-    on a second one it stops at once. *is_node_stopping* tells whether everybody stops who shares the socket."""
+    on a second one it stops at once. *is_node_stopping* tells whether everybody stops who shares the socket. With
+    *handshakes* connections speak TLS."""
 
     def __init__(
         self,
@@ -48,19 +53,21 @@ class Server(uvicorn.Server):
         draining: Callable[[], None],
         closing: Callable[[], None],
         is_node_stopping: Callable[[], bool] = lambda: True,
+        handshakes: Handshakes | None = None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=protocol,  # type: ignore[arg-type] # all that uvicorn does with the class is to call it
+                # All that uvicorn does with the class is to call it.
+                http=handshakes or protocol,  # type: ignore[arg-type]
                 ws="none",
                 lifespan="on",
                 log_config=None,
                 log_level="warning",  # below it tells of every step of starting and stopping, as we do
                 access_log=False,
                 server_header=False,
-                headers=_HEADERS,
+                headers=_HEADERS if handshakes is None else _TLS_HEADERS,
                 proxy_headers=False,
                 backlog=_BACKLOG,
                 timeout_graceful_shutdown=int(FINISH_S),
@@ -71,6 +78,7 @@ class Server(uvicorn.Server):
         self._closing = closing
         self._close_at: float | None = None
         self._is_node_stopping = is_node_stopping
+        self._handshakes = handshakes
 
     @property
     def connections(self) -> int:
@@ -120,6 +128,8 @@ class Server(uvicorn.Server):
             if self._is_node_stopping():
                 take_no_more(listener)
             await all_accepted(listener)
+        if self._handshakes is not None:
+            await self._handshakes.finished(_HANDS_S)
         await super().shutdown(sockets)
 
 
@@ -127,12 +137,10 @@ def protocol_of(parts: Parts) -> Protocol:
     """Return what makes the protocol of a new connection. With an access log there is no lane: it writes no lines,
     for it would spend longer on them than on its answers."""
     if parts.settings.api.access_log:
-        protocol: Callable[..., Connection] = partial(Connection, parts.metrics, parts.overload)
+        protocol: Protocol = partial(Connection, parts.metrics, parts.overload)
     else:
         protocol = partial(LaneConnection, Lane(parts), WriteLane(parts), parts.metrics, parts.overload)
-    most = most_connections(parts.settings)
-    most_here = most_of_address(parts.settings, most)
-    return Admission(protocol, parts.metrics, parts.overload, parts.proxies, most, most_here)
+    return Admission(protocol, parts.metrics, parts.overload, most_connections(parts.settings))
 
 
 def bind(host: str, port: int) -> socket.socket:

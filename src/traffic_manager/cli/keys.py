@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
+from traffic_manager.access import permissions
 from traffic_manager.access.permissions import ANY, Role
 from traffic_manager.cli import options, output
 from traffic_manager.cli.exits import FAILED, NOT_FOUND, Failure, tell, told
@@ -37,10 +38,10 @@ def _owner(value: str | None) -> str | None:
 
 
 def _written_grant(text: str) -> tuple[str, str, str]:
-    role, _, place = text.partition(":")
-    tenant, _, env = place.partition("/")
-    if role not in list(Role) or any(n != ANY and name_problem("name", n) for n in (tenant, env)):
-        raise typer.BadParameter("must be ROLE:TENANT/ENV, such as editor:team-a/prod or viewer:*/*")
+    try:
+        role, tenant, env = permissions.Grant.parse(text).written()
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     return role, tenant, env
 
 
@@ -154,15 +155,17 @@ def whoami(
     timeout: options.Timeout = options.DEFAULT_TIMEOUT_S,
     form: options.Output = Format.TABLE,
 ) -> None:
-    """Show who you are at the server, and what you may do where."""
+    """Show who you are at the server, what you may do where, and what says so."""
     with told(), options.connect(server, timeout) as client:
         found = client.whoami().value
     if form is Format.JSON:
         output.document(asdict(found))
         return
     output.line(output.printable(found.name))
-    rows = [(g.role, g.tenant, g.env, " ".join(g.operations)) for g in found.grants]
-    output.table(("role", "tenant", "env", "operations"), rows)
+    rows = [
+        (g.role, g.tenant, g.env, " ".join(g.operations), output.printable(g.source)) for g in found.grants
+    ]
+    output.table(("role", "tenant", "env", "operations", "source"), rows)
     if found.auth_mode == "open":
         output.note("this server asks nobody who they are")
 

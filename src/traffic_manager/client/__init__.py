@@ -28,6 +28,7 @@ from traffic_manager.client.model import (
     Change,
     ChangePage,
     Filter,
+    GivenGrant,
     Grant,
     HistoryPage,
     Identity,
@@ -45,7 +46,6 @@ from traffic_manager.client.model import (
     RoutePage,
     StreamEvent,
 )
-from traffic_manager.client.retries import new_idempotency_key
 from traffic_manager.client.stream import Outages, follow
 from traffic_manager.client.table import Table, TableMoved, read_table
 
@@ -59,6 +59,7 @@ __all__ = [
     "Conflict",
     "FieldError",
     "Filter",
+    "GivenGrant",
     "Grant",
     "HistoryGone",
     "HistoryPage",
@@ -87,6 +88,5 @@ __all__ = [
     "Unreachable",
     "follow",
     "full_jitter_s",
-    "new_idempotency_key",
     "read_table",
 ]

@@ -15,6 +15,7 @@ from traffic_manager.client.model import (
     BatchResult,
     Change,
     ChangePage,
+    GivenGrant,
     Grant,
     HistoryPage,
     Identity,
@@ -76,7 +77,7 @@ def key_page(document: Any) -> KeyPage:  # Any: JSON values
 def identity(document: Any) -> Identity:  # Any: JSON values
     """Return who the caller is."""
     found = read(Identity, document)
-    return replace(found, grants=read_all(Grant, found.grants))
+    return replace(found, grants=read_all(GivenGrant, found.grants))
 
 
 def resolve_results(document: Any) -> Sequence[ResolveResult]:  # Any: JSON values

@@ -87,6 +87,17 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenGrant:
+    """A grant of the caller's own: a role in a tenant's environment, what it permits there, and its *source*."""
+
+    role: str
+    tenant: str
+    env: str
+    operations: Sequence[str]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKey:
     """An API key; *key* is its text, which only the answer that made it has. Times are RFC 3339 text in UTC."""
 
@@ -111,12 +122,14 @@ class KeyPage:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who the caller is at the server, and what they may do where."""
+    """Who the caller is at the server, what they may do where, and why."""
 
     name: str
+    credential: str
     key_id: str | None
+    expires_at: str | None
     auth_mode: str
-    grants: Sequence[Grant]
+    grants: Sequence[GivenGrant]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,20 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from dotenv import dotenv_values
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    Field,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 from pydantic_settings import SettingsConfigDict as ConfigDict
 
@@ -51,18 +42,6 @@ def _split(value: Any) -> Any:  # Any: whatever the source gave, pydantic checks
 
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-
-
-def _networks(values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        try:
-            ip_network(value)
-        except ValueError as error:
-            raise ValueError(f"{error}; write 10.0.0.0/8 or 2001:db8::/32") from error
-    return values
-
-
-Networks = Annotated[Words, AfterValidator(_networks)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -287,19 +266,6 @@ class ApiSettings(Section):
         description="At most this many connections of clients per worker; on more, anything but a probe is "
         "answered 503. Default: as many as the open files allow.",
     )
-    max_connections_per_address: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        None,
-        description="At most this many of them from one address, but for trusted proxies; more are answered 429. "
-        "Default: three in four of all.",
-    )
-    trusted_proxies: Networks = Field(
-        (),
-        description="Networks of the proxies in front of the servers, `10.0.0.0/8,...`: they alone are believed "
-        "where a request comes from.",
-    )
-    forwarded_header: Literal["x-forwarded-for", "forwarded"] = Field(
-        "x-forwarded-for", description="In which header they tell it."
-    )
     access_log: bool = Field(
         False, description="Log every request; resolves and changes then go the slower, documented way."
     )
@@ -317,6 +283,51 @@ class CacheSettings(Section):
     negative_ttl: Annotated[int, Field(ge=1, le=86_400)] = Field(
         10, description='Seconds that Redis and a bounded mirror keep "no such route".'
     )
+
+
+class TlsSettings(Section):
+    """TLS of the HTTP server. Unset certificate: plain HTTP."""
+
+    model_config = ConfigDict(env_prefix="TLS_")
+
+    cert_file: Path | None = Field(
+        None,
+        description="File of the server's certificate in PEM, with the intermediate ones after it. Set: HTTPS, "
+        "TLS 1.2 or later, and nothing else on that port. A renewed file is taken up within seconds.",
+    )
+    key_file: Path | None = Field(
+        None, description="File of that certificate's private key in PEM, not encrypted."
+    )
+    client_ca_file: Path | None = Field(
+        None,
+        description="File of the authorities, in PEM, whose client certificates are taken. Unset: nobody's.",
+    )
+    client_auth: Literal["optional", "required"] = Field(
+        "optional",
+        description="`required`: whoever shows no such certificate gets no connection, probes of health neither.",
+    )
+    client_grants_file: Path | None = Field(
+        None,
+        description="JSON file that says what the names in client certificates may do; see docs/security.md. Unset: "
+        "a certificate opens a connection and is no credential.",
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """True if the server speaks TLS."""
+        return self.cert_file is not None
+
+    @model_validator(mode="after")
+    def _check_files(self) -> TlsSettings:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("TLS_CERT_FILE, TLS_KEY_FILE: must be set together")
+        if self.client_ca_file and not self.is_on:
+            raise ValueError("TLS_CLIENT_CA_FILE: must be set with TLS_CERT_FILE")
+        if self.client_ca_file is None and self.client_auth == "required":
+            raise ValueError("TLS_CLIENT_AUTH: required must be set with TLS_CLIENT_CA_FILE")
+        if self.client_ca_file is None and self.client_grants_file:
+            raise ValueError("TLS_CLIENT_GRANTS_FILE: must be set with TLS_CLIENT_CA_FILE")
+        return self
 
 
 class WatchSettings(Section):
@@ -344,11 +355,22 @@ class Settings(BaseModel):
     """All sections: `settings.db.host`, `settings.app.log_level`, ..."""
 
     model_config = {"frozen": True}
-    sections: ClassVar[tuple[str, ...]] = ("app", "api", "auth", "watch", "db", "redis", "cache", "kafka")
+    sections: ClassVar[tuple[str, ...]] = (
+        "app",
+        "api",
+        "auth",
+        "tls",
+        "watch",
+        "db",
+        "redis",
+        "cache",
+        "kafka",
+    )
 
     app: AppSettings
     api: ApiSettings
     auth: AuthSettings
+    tls: TlsSettings
     watch: WatchSettings
     db: DbSettings
     redis: RedisSettings

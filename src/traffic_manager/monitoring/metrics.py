@@ -82,8 +82,16 @@ class Load(StrEnum):
     RESOLVES = "resolves"
 
 
-class PollOutcome(StrEnum):
-    """How a poll for changes ended."""
+class HandshakeFailure(StrEnum):
+    """Why a connection with TLS was not made."""
+
+    TOO_SLOW = "too-slow"
+    TOO_MANY = "too-many"
+    REFUSED = "refused"  # by either side, or the client has gone
+
+
+class Outcome(StrEnum):
+    """How something ended that is tried again and again."""
 
     OK = "ok"
     FAILED = "failed"
@@ -161,9 +169,6 @@ class Metrics:
             "write_success_total", "Changes answered with success, no-ops too."
         )
         self.write_failure_total = self._counter("write_failure_total", "Changes refused or failed.")
-        self.tm_write_replays_total = self._counter(
-            "tm_write_replays_total", "Changes that had been made before, under the same idempotency key."
-        )
         self.write_latency_seconds = self._histogram(
             "write_latency_seconds", "Time to answer a change, after its commit.", WRITE_BUCKETS
         )
@@ -215,6 +220,7 @@ class Metrics:
             buckets=REQUEST_BUCKETS,
         )
         self._build_overload()
+        self._build_tls()
         for status in LANE_STATUSES:
             self._bind("GET", RESOLVE_ENDPOINT, status)
 
@@ -229,11 +235,21 @@ class Metrics:
         self.tm_connections_refused_total = self._counter(
             "tm_connections_refused_total", "Connections beyond API_MAX_CONNECTIONS."
         )
-        self.tm_connections_refused_by_address_total = self._counter(
-            "tm_connections_refused_by_address_total", "Connections beyond API_MAX_CONNECTIONS_PER_ADDRESS."
-        )
         self.tm_log_dropped_total = self._counter(
             "tm_log_dropped_total", "Log lines that nobody took in time."
+        )
+
+    def _build_tls(self) -> None:
+        self.tm_tls_handshakes_failed_total = self._counter(
+            "tm_tls_handshakes_failed_total", "TLS handshakes that failed.", reason=HandshakeFailure
+        )
+        self.tm_tls_reloads_total = self._counter(
+            "tm_tls_reloads_total", "Times that changed TLS files were read, by each worker.", outcome=Outcome
+        )
+        self.tm_tls_certificate_expires_seconds = self._gauge(
+            "tm_tls_certificate_expires_seconds",
+            "When the server's certificate ends, seconds since 1970; 0 without TLS.",
+            "livemin",
         )
 
     def _build_revisions(self) -> None:
@@ -260,7 +276,7 @@ class Metrics:
             "tm_unknown_names_refused_total", "Resolves refused after too many names without a route."
         )
         self.tm_follower_polls_total = self._counter(
-            "tm_follower_polls_total", "Polls for changes.", outcome=PollOutcome
+            "tm_follower_polls_total", "Polls for changes.", outcome=Outcome
         )
         self.tm_follower_hinted = self._gauge(
             "tm_follower_hinted", "1 if every worker hears of changes by hints, and polls seldom.", "livemin"
@@ -310,11 +326,9 @@ class Metrics:
         """Count a resolve that was answered below the middleware: as a resolve and as an HTTP request."""
         self._counts.resolved_in_lane(status, seconds)
 
-    def written(self, is_success: bool, seconds: float, *, is_replay: bool = False) -> None:
-        """Count a change that was asked for and answered. *is_replay*: it had been made before."""
+    def written(self, is_success: bool, seconds: float) -> None:
+        """Count a change that was asked for and answered."""
         self.write_requests_total.inc()
-        if is_replay:
-            self.tm_write_replays_total.inc()
         (self.write_success_total if is_success else self.write_failure_total).inc()
         self.write_latency_seconds.observe(seconds)
 
