@@ -12,10 +12,9 @@ from pathlib import Path
 from time import perf_counter
 from urllib.parse import urlsplit
 
-from tests.node import Node
+from tests.node import Node, workers_of
 
 from benchmarks.load import WrongAnswers, get
-from benchmarks.machine import tree
 
 _LIVE = get("/health/live")
 _TIMEOUT_S = 30.0
@@ -90,10 +89,9 @@ class Connection:
         self._buffer += data
 
 
-def workers_of(node: Node) -> list[int]:
+def answering(node: Node) -> list[int]:
     """Return the processes of *node* that answer requests."""
-    processes = tree(node.pid)
-    return processes[1:] or processes
+    return workers_of(node) or [node.pid]
 
 
 @contextmanager
@@ -108,7 +106,7 @@ def to_every_worker(*nodes: Node) -> Iterator[list[Connection]]:
 
 
 def _one_each(node: Node, opened: list[Connection]) -> list[Connection]:
-    wanted = set(workers_of(node))
+    wanted = set(answering(node))
     chosen: dict[int, Connection] = {}
     for _ in range(_MOST_TRIES):
         if chosen.keys() == wanted:

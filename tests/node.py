@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import ssl
 import subprocess
@@ -154,3 +155,19 @@ def resolve(client: httpx2.Client, key: Mapping[str, str], **headers: str) -> ht
 
 
 Json = dict[str, Any]
+
+
+def workers_of(node: Node) -> list[int]:
+    """Return the workers of a node of several, without a child that saves the parent's table: that one does not
+    catch SIGTERM."""
+    children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
+    return [int(pid) for pid in children if _catches_sigterm(pid)]
+
+
+def _catches_sigterm(pid: str) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    masks = {name: int(mask, 16) for name, mask in re.findall(r"(SigBlk|SigCgt):\s+(\w+)", status)}
+    return bool(masks["SigCgt"] & ~masks["SigBlk"] & (1 << (signal.SIGTERM - 1)))

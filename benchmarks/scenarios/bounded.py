@@ -18,7 +18,7 @@ from benchmarks.machine import rss_mb
 from benchmarks.routes import resolve_path, spread, url_of
 from benchmarks.scenarios.resolve import rates
 from benchmarks.stage import Stage
-from benchmarks.wire import workers_of
+from benchmarks.wire import answering
 
 _WORKERS = 2
 _PART = 10
@@ -73,7 +73,7 @@ def _metrics(node: Node) -> dict[str, float]:
 
 
 def _largest_mb(node: Node) -> float:
-    return max(rss_mb([pid]) for pid in workers_of(node))
+    return max(rss_mb([pid]) for pid in answering(node))
 
 
 class _Counts:

@@ -16,7 +16,7 @@ from benchmarks.propagated import p99, propagation_ms
 from benchmarks.routes import change_postgres, resolve_path
 from benchmarks.stage import Stage
 from benchmarks.traffic import traffic
-from benchmarks.wire import Connection, to_every_worker, workers_of
+from benchmarks.wire import Connection, answering, to_every_worker
 
 ROUTES = 100_000
 _WORKERS = 4
@@ -72,7 +72,7 @@ def _busy(
 
 def _idle(stage: Stage, nodes: list[Node]) -> Figure:
     time.sleep(1)  # until the traffic's last change is followed
-    workers = [pid for node in nodes for pid in workers_of(node)]
+    workers = [pid for node in nodes for pid in answering(node)]
     before = cpu_s(workers)
     time.sleep(_IDLE_S)
     percent = (cpu_s(workers) - before) / _IDLE_S / len(workers) * 100

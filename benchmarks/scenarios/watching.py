@@ -13,7 +13,7 @@ from benchmarks.propagated import updated_at_s
 from benchmarks.routes import key_of, path_of, put_body
 from benchmarks.stage import Stage
 from benchmarks.watchers import Watchers, raise_file_limit, watchers
-from benchmarks.wire import Connection, workers_of
+from benchmarks.wire import Connection, answering
 
 ROUTES = 10_000
 # A route of one tenant that few watch, and one of another that many watch.
@@ -28,7 +28,7 @@ def watching(stage: Stage) -> Iterator[Outcome]:
     """Yield memory for each watcher, and the time from a commit to the last watcher that asked for it."""
     raise_file_limit(_FEW + _MANY)
     with stage.node(stage.database(ROUTES)) as node, watchers() as crowd:
-        (worker,) = workers_of(node)
+        (worker,) = answering(node)
         time.sleep(_SETTLE_S)
         before = rss_mb([worker])
         few = crowd.open(node.url, key_of(_FEW_ROUTE).tenant, _FEW)

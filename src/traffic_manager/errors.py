@@ -3,13 +3,16 @@
     TrafficManagerError
     ├── InvalidInput            what was sent breaks a rule; names each field
     ├── RequestRefused          a request that HTTP itself refuses: too large, wrong type
-    │   └── TooManyConnections  as many clients as may are connected
+    │   ├── TooManyConnections  as many clients as may are connected
+    │   └── TooManyOfAddress    as many clients of one address as may are connected
     ├── Unauthenticated         no credential that is known, whole and in force
     ├── Forbidden               the credential does not permit it; says nothing of what is there
     ├── KeyNotFound             no such API key that the caller administers
     ├── KeysUnavailable         no pepper is set, so no key can be made
     ├── RouteNotFound           no such route, said from knowledge
     ├── RouteConflict           create met a different route; carries it
+    ├── IdempotencyKeyReused    the idempotency key has named another request
+    ├── RequestUnderWay         the same request is being worked on; try again
     ├── PreconditionFailed      If-Match or If-None-Match did not hold; carries the route
     ├── EpochMismatch           a token of another history
     ├── HistoryGone             a position that this history cannot continue from
@@ -86,6 +89,19 @@ class TooManyConnections(RequestRefused):
         )
 
 
+class TooManyOfAddress(RequestRefused):
+    """As many connections as may come from one address are open at this worker."""
+
+    retry_after_s = range(1, 4)
+
+    def __init__(self) -> None:
+        super().__init__(
+            429,
+            "too-many-connections-of-address",
+            "as many clients of your address as may are connected (API_MAX_CONNECTIONS_PER_ADDRESS)",
+        )
+
+
 class Unauthenticated(TrafficManagerError):
     """No credential was shown, or none that is in force. It never says which: who guesses learns nothing."""
 
@@ -128,6 +144,22 @@ class RouteConflict(TrafficManagerError):
     def __init__(self, current: Route) -> None:
         super().__init__(f"route {current.key} exists already with another URL or state")
         self.current = current
+
+
+class IdempotencyKeyReused(TrafficManagerError):
+    """The caller has given this idempotency key to another request before."""
+
+    def __init__(self) -> None:
+        super().__init__("this idempotency key was given to another request")
+
+
+class RequestUnderWay(TrafficManagerError):
+    """A request with this idempotency key is being worked on; a later attempt is told what it came to."""
+
+    retry_after_s = range(1, 4)
+
+    def __init__(self) -> None:
+        super().__init__("a request with this idempotency key is being worked on")
 
 
 class PreconditionFailed(TrafficManagerError):

@@ -21,9 +21,9 @@ from traffic_manager.api.access import Gate
 from traffic_manager.api.admission import most_connections
 from traffic_manager.api.app import build_app
 from traffic_manager.api.certificates import Loaded
-from traffic_manager.api.connection import Connection
 from traffic_manager.api.context import Parts
 from traffic_manager.api.handshakes import Handshakes
+from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.server import Server, protocol_of
 from traffic_manager.config.settings import RedisSettings, Settings
 from traffic_manager.db.feed import SqlFeed
@@ -138,6 +138,7 @@ class Worker:
             reads=self._reads,
             url_policy=UrlPolicy(settings.app.url_schemes, settings.app.url_deny_loopback),
             gate=Gate(memory.keyring, self._client_names),
+            proxies=TrustedProxies(settings.api.trusted_proxies, settings.api.forwarded_header),
             key_registry=KeyRegistry(SqlKeyStore(self._database), settings.pepper, self._committed),
             beat=beat,
             overload=self._overload,
@@ -196,7 +197,7 @@ class Worker:
         if self._client_names is not None:
             self._client_names.load(loaded.grants)
 
-    def _handshakes(self, protocol: Callable[..., Connection]) -> Handshakes | None:
+    def _handshakes(self, protocol: Callable[..., asyncio.BaseProtocol]) -> Handshakes | None:
         if (certificates := self._certificates) is None:
             return None
         most = most_connections(self._settings)

@@ -23,7 +23,8 @@ SURPLUS = 32
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node that takes few clients."""
-    with a_node(tmp_path_factory.mktemp("admission"), {"API_MAX_CONNECTIONS": str(MOST)}) as started:
+    settings = {"API_MAX_CONNECTIONS": str(MOST), "API_MAX_CONNECTIONS_PER_ADDRESS": str(MOST)}
+    with a_node(tmp_path_factory.mktemp("admission"), settings) as started:
         yield started.start()
 
 

@@ -181,6 +181,7 @@ HEADERS = [
     ("Accept", ["text/html", "*/*"]),
     ("Authorization", ["Bearer x"]),
     ("Cache-Control", ["no-cache"]),
+    ("Idempotency-Key", ["one", '"one"', "two", "", '"', 'a"b', "a b", "a\\b", "k" * 255, "k" * 256, "\xfc"]),
 ]
 MEDIA_TYPES = [
     *[JSON] * 10, f"{JSON}; charset=utf-8", f"{JSON};charset=latin-1", "Application/JSON", "text/json", "",
@@ -272,12 +273,29 @@ def test_plain_changes_are_answered_and_made_alike(twins: Twins) -> None:
     assert len(made) == 6
 
 
+def test_changes_that_are_done_once_are_answered_alike_each_time(twins: Twins) -> None:
+    for sent in range(2):
+        for number, plain in enumerate(PLAIN):
+            named = plain.replace(b"\r\n", b"\r\nIdempotency-Key: n-%d\r\n" % number, 1)
+            fast, documented = twins.answers(named)
+            assert fast == documented
+            is_replay = sent > 0 and fast.startswith(b"HTTP/1.1 20")
+            assert (b"\r\nidempotency-replayed: ?1\r\n" in fast) == is_replay, named
+    assert [len(store_of(twin).log()) for twin in twins.all] == [6, 6]
+    assert _counts(twins.lane) == _counts(twins.documented)
+    reused = PLAIN[6].replace(b"\r\n", b"\r\nIdempotency-Key: n-0\r\n", 1)
+    fast, documented = twins.answers(reused)
+    assert fast == documented
+    assert b"idempotency-key-reused" in fast
+
+
 def test_plain_changes_never_come_as_far_as_the_documented_routes(
     twins: Twins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the comparisons here would compare the routes with themselves."""
     monkeypatch.setattr(LaneConnection, "hand_over", None)
-    assert all(twins.lane.exchange(plain).startswith(b"HTTP/1.1 ") for plain in PLAIN)
+    named = [plain.replace(b"\r\n", b"\r\nIdempotency-Key: k\r\n", 1) for plain in PLAIN]
+    assert all(twins.lane.exchange(plain).startswith(b"HTTP/1.1 ") for plain in (*PLAIN, *named))
 
 
 @pytest.mark.parametrize("number", [0, 3, 6])
@@ -425,7 +443,8 @@ def test_requests_are_counted_alike(twins: Twins) -> None:
 def _counts(twin: Twin) -> dict[str, float]:
     """Return the counters that requests move; durations differ, and that is what the lane is for."""
     lines = twin.parts.metrics.render().decode().splitlines()
-    samples = [line.rpartition(" ") for line in lines if line.startswith(("write_", "api_request"))]
+    moved = ("write_", "tm_write_", "api_request")
+    samples = [line.rpartition(" ") for line in lines if line.startswith(moved)]
     return {name: float(value) for name, _, value in samples if "_bucket" not in name and "_sum" not in name}
 
 

@@ -142,8 +142,8 @@ class SqlEngine:
 
     def empty(self) -> None:
         """Remove all rows and begin a history."""
-        for table in ("routes", "changes", "leases"):
-            self.run(f"delete from {table}")  # noqa: S608 one of three constants
+        for table in ("routes", "changes", "leases", "receipts"):
+            self.run(f"delete from {table}")  # noqa: S608 one of four constants
         self.run(
             """update meta set epoch = :epoch, epoch_number = 1, compacted_revision = 0,
             compacted_chain = :chain""",

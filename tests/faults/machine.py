@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TICKS_A_S = os.sysconf("SC_CLK_TCK")
-# Of the first line of /proc/stat: all but idle (3) and waiting for disks (4), and guests, who are counted already.
-_BUSY = (0, 1, 2, 5, 6, 7)
+# Of the first line of /proc/stat: all but those who give way to us (1: niced), idle (3), waiting for disks (4), and
+# guests, who are counted already.
+_BUSY = (0, 2, 5, 6, 7)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from tests.faults.proxy import BLACKHOLE, Trouble
 from tests.faults.scenario import RECENT_CHANGES_KIB, Criterion, Scenario
 from tests.faults.stand import KNOWN, NODES, Stand
 from tests.promises.caller import Caller
-from tests.promises.crew import a_crew, new_url
+from tests.promises.crew import a_crew, keys, new_url
 from tests.promises.ledger import Kind
 from tests.promises.oracle import worst_staleness_s
 from tests.promises.places import frozen, killed
@@ -48,6 +48,10 @@ _BETWEEN_S = 4.0
 _PROPAGATED_S = 0.2
 # Of F10.
 _DISK_MIB = 24
+# Of F14: changes that are sent until they are told, and how long for each.
+_ONCE = 100
+_TOLD_S = 60.0
+_ONCE_KEYS = keys(_ONCE)
 _UNPREPARED = {"DB_PREPARE": "false"}
 
 
@@ -192,6 +196,28 @@ def _bulk_writer(stand: Stand, number: int) -> _BulkWriter:
     return _BulkWriter(stand, number)
 
 
+@contextmanager
+def _cut_after_commits(stand: Stand) -> Iterator[None]:
+    """Cut every connection behind a commit; some send their changes again until they are told."""
+    with troubled(stand.proxies["postgres"], Trouble(cut_after=b"\0commit\0")):
+        callers = [Caller(node, stand.ledger) for node in stand.nodes]
+        for number in range(_ONCE):
+            # The oracle sees that each is made once: in its ledger it is one write.
+            caller = callers[number % NODES]
+            sent = caller.put_until_told(_ONCE_KEYS[number], new_url(), _TOLD_S)
+            stand.measured[f"sent/{number}"] = sent
+        yield
+
+
+def _what_was_lost_was_sent_again(evidence: Evidence) -> Sequence[str]:
+    """Each answer to a change that is sent until it is told was lost at least once: else nothing was tried."""
+    sent = evidence.series("sent")
+    never_lost = sum(times < 2 for times in sent)
+    return (
+        [f"of {len(sent)} changes {never_lost} were told at once"] if never_lost or len(sent) < _ONCE else []
+    )
+
+
 def _outcomes_are_unknown(evidence: Evidence) -> Sequence[str]:
     """Whoever lost the answer to a commit is told that nobody knows, and some of those changes are made."""
     made = {change.correlation_id for change in evidence.log.changes}
@@ -317,8 +343,13 @@ SCENARIOS = [
     Scenario(
         "F14",
         "connections cut between a commit and its answer",
-        lambda stand: troubled(stand.proxies["postgres"], Trouble(cut_after=b"\0commit\0")),
-        (known_routes_answer(), _outcomes_are_unknown, writes_succeed_again(3.0)),
+        _cut_after_commits,
+        (
+            known_routes_answer(),
+            _outcomes_are_unknown,
+            _what_was_lost_was_sent_again,
+            writes_succeed_again(3.0),
+        ),
         (_UNPREPARED, _UNPREPARED),
         proxied=("postgres",),
     ),

@@ -29,9 +29,9 @@ from tests.faults.proxy import BLACKHOLE
 from tests.faults.scenario import Criterion, Scenario, balanced
 from tests.faults.stand import NODES, Stand
 from tests.faults.verdict import REQUESTS
-from tests.node import Node
+from tests.node import Node, workers_of
 from tests.promises.ledger import Kind
-from tests.promises.places import frozen, killed, workers_of
+from tests.promises.places import frozen, killed
 from tests.servers.ports import HOST
 
 _REPLACED_S = 1.0

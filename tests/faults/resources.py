@@ -11,8 +11,7 @@ from pathlib import Path
 import psycopg
 
 from tests.faults.stand import Stand
-from tests.node import Node
-from tests.promises.places import workers_of
+from tests.node import Node, workers_of
 
 _MORE_MEMORY = 1.10
 _MORE_FILES = 20

@@ -18,6 +18,7 @@ from traffic_manager.routing.model import RouteKey
 from traffic_manager.routing.ports import (
     ChangeFeed,
     ChangePage,
+    Claim,
     NameFilter,
     Pulse,
     RoutePage,
@@ -172,10 +173,12 @@ class Line:
         return self._store.changes(wanted, after, limit)
 
     @contextmanager
-    def writing(self, keys: Collection[RouteKey]) -> Iterator[WriteTransaction]:
+    def writing(
+        self, keys: Collection[RouteKey], claims: Collection[Claim] = ()
+    ) -> Iterator[WriteTransaction]:
         self._pass()
         lost, self.loses_next = self.loses_next, None
-        with self._store.writing(keys) as transaction:
+        with self._store.writing(keys, claims) as transaction:
             yield transaction
             if lost == "write":
                 raise OutcomeUnknown

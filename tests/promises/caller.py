@@ -10,7 +10,8 @@ import http.client
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 from urllib.parse import urlencode
@@ -136,6 +137,28 @@ class Caller:
             return None
         self.ledger.writes.append(write_of(answer, request_id, is_change=is_change, deleted=deleted))
         return answer
+
+    def put_until_told(self, key: RouteKey, url: str, patience_s: float) -> int:
+        """Give *key* a new URL, and send the same again, under one idempotency key, until it is a success; return how
+        often it was sent. In the ledger it is one write. Raises NoAnswer when time is up."""
+        request_id = f"request-{next(_requests)}"
+        began_ns, give_up_at = time.monotonic_ns(), time.monotonic() + patience_s
+        for number in count(1):
+            with suppress(NoAnswer):
+                answer = self.ask(
+                    "PUT",
+                    path_of(key._asdict()),
+                    {"url": url},
+                    x_correlation_id=request_id,
+                    idempotency_key=request_id,
+                )
+                if answer.status < 300:
+                    write = write_of(answer, request_id, is_change=True)
+                    self.ledger.writes.append(replace(write, began_ns=began_ns))
+                    return number
+            if time.monotonic() > give_up_at:
+                raise NoAnswer(f"{request_id} had no success in {patience_s} s")
+        raise AssertionError("it is counted for ever")
 
     # Reads.
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
-from tests.node import Node, wait_until
+from tests.node import Node, wait_until, workers_of
 from tests.promises.caller import Caller
 from tests.servers import PostgresServer, Server
 
@@ -32,22 +30,6 @@ def a_database(server: PostgresServer) -> Iterator[dict[str, str]]:
     name = f"promise_{os.getpid()}_{next(_numbers)}"
     yield server.create_database(name)
     server.drop_database(name)
-
-
-def workers_of(node: Node) -> list[int]:
-    """Return the workers of a node of several, without a child that saves the parent's table: that one does not
-    catch SIGTERM."""
-    children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
-    return [int(pid) for pid in children if _catches_sigterm(pid)]
-
-
-def _catches_sigterm(pid: str) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    masks = {name: int(mask, 16) for name, mask in re.findall(r"(SigBlk|SigCgt):\s+(\w+)", status)}
-    return bool(masks["SigCgt"] & ~masks["SigBlk"] & (1 << (signal.SIGTERM - 1)))
 
 
 def worker_behind(node: Node, caller: Caller) -> int | None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.node import Node, wait_until
+from tests.node import Node, wait_until, workers_of
 from tests.promises.caller import Answer, Caller, NoAnswer
 from tests.promises.crew import keys, new_url
-from tests.promises.places import OUTAGES, a_node, one_caller_per_worker, soon, worker_behind, workers_of
+from tests.promises.places import OUTAGES, a_node, one_caller_per_worker, soon, worker_behind
 from tests.servers import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.servers

@@ -16,10 +16,10 @@ import pytest
 
 from tests.access.issue import REQUIRED, a_key_for, bearer
 from tests.db.engines import postgres_settings_of
-from tests.node import SOURCE, Node, wait_until
+from tests.node import SOURCE, Node, wait_until, workers_of
 from tests.promises.caller import RESOLVE, Caller
 from tests.promises.crew import keys, new_url
-from tests.promises.places import a_database, a_node, killed, one_caller_per_worker, workers_of
+from tests.promises.places import a_database, a_node, killed, one_caller_per_worker
 from tests.servers import PostgresServer
 from traffic_manager.db.migrate import migrate
 

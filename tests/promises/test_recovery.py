@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.node import Node, wait_until
+from tests.node import Node, wait_until, workers_of
 from tests.promises.caller import Caller
 from tests.promises.crew import Writer, a_crew, keys, new_url
 from tests.promises.ledger import Ledger
-from tests.promises.places import a_database, a_node, workers_of
+from tests.promises.places import a_database, a_node
 from tests.servers import PostgresServer
 from tests.servers.ports import HOST
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.node import Node, a_key, a_route, path_of, resolve, wait_until
-from tests.promises.places import a_database, a_node, workers_of
+from tests.node import Node, a_key, a_route, path_of, resolve, wait_until, workers_of
+from tests.promises.places import a_database, a_node
 from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.servers

@@ -14,8 +14,8 @@ import pytest
 from tests.api.streams import Stream
 from tests.db.engines import SqlEngine, postgres_settings_of
 from tests.monitoring.exposition import values
-from tests.node import Node, a_key, a_route, path_of, resolve, wait_until
-from tests.promises.places import a_node, workers_of
+from tests.node import Node, a_key, a_route, path_of, resolve, wait_until, workers_of
+from tests.promises.places import a_node
 from traffic_manager.db.retention import compact
 
 pytestmark = pytest.mark.servers

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.node import SOURCE, Node, wait_until
+from tests.node import SOURCE, Node, wait_until, workers_of
 from tests.promises.caller import Caller
 from tests.promises.crew import keys, new_url
-from tests.promises.places import a_database, a_node, workers_of
+from tests.promises.places import a_database, a_node
 from tests.servers import PostgresServer
 from traffic_manager.routing.model import RouteKey
 

@@ -16,13 +16,13 @@ from threading import Thread
 import psycopg
 import pytest
 
-from tests.node import SOURCE, Node, wait_until
+from tests.node import SOURCE, Node, wait_until, workers_of
 from tests.promises import history
 from tests.promises.caller import Answer, Caller, NoAnswer
 from tests.promises.crew import Writer, a_crew, keys, new_url
 from tests.promises.ledger import Ledger
 from tests.promises.oracle import violations
-from tests.promises.places import a_database, a_node, frozen, worker_behind, workers_of
+from tests.promises.places import a_database, a_node, frozen, worker_behind
 from tests.servers import PostgresServer
 from tests.servers.ports import is_free
 

@@ -19,12 +19,16 @@ from traffic_manager.routing.bell import Bell
 from traffic_manager.routing.chain import CHAIN_START, next_link
 from traffic_manager.routing.model import Change, Route, RouteKey
 from traffic_manager.routing.ports import (
+    RECEIPTS_KEPT_US,
     ChangePage,
+    Claim,
     Entry,
     Head,
     Lease,
     NameFilter,
     Pulse,
+    Receipt,
+    RequestName,
     RoutePage,
     Sighting,
     Slice,
@@ -83,6 +87,7 @@ class MemoryStore:
         self._clock = clock
         self._log: dict[int, _Row] = {}
         self._routes: dict[RouteKey, Route] = {}
+        self._receipts: dict[RequestName, tuple[int, Receipt]] = {}
         self._leases: dict[str, _LeaseRow] = {}
         self._epochs_begun = 1  # not the number of the epoch: a copy that is restored knows fewer
         self.aside: dict[int, str] = {}  # events that are set aside, and why
@@ -124,14 +129,17 @@ class MemoryStore:
             return ChangePage(self.head, found[:limit], last, self.compacted_revision)
 
     @contextmanager
-    def writing(self, keys: Collection[RouteKey]) -> Iterator[MemoryTransaction]:
+    def writing(
+        self, keys: Collection[RouteKey], claims: Collection[Claim] = ()
+    ) -> Iterator[MemoryTransaction]:
         self.before_lock()
         if not self._revision_lock.acquire(timeout=_LOCK_TIMEOUT_S):
             raise Busy("another change is taking too long")
         try:
             with self._answering():
-                transaction = MemoryTransaction(self.head, self._now(), self._routes)
-                transaction.look_up(keys)
+                kept = {n: r for n, (at, r) in self._receipts.items() if at > self._now() - RECEIPTS_KEPT_US}
+                transaction = MemoryTransaction(self.head, self._now(), self._routes, kept)
+                transaction.look_up(keys, claims)
             yield transaction
             self.before_commit()
             with self._answering():
@@ -143,6 +151,7 @@ class MemoryStore:
 
     def _commit(self, transaction: MemoryTransaction) -> None:
         self.commits += 1
+        self._receipts |= {receipt.claim.name: (transaction.now, receipt) for receipt in transaction.kept}
         for change in transaction.changes:
             chain = next_link(self._chain_at(change.revision - 1) or CHAIN_START, change)
             self._log[change.revision] = _Row(change.revision, change.batch_end, change, chain)
@@ -331,15 +340,16 @@ class MemoryStore:
         """Return a copy of epoch, log and routes, as a backup holds it."""
         with self._state:
             compacted = self.compacted_revision, self.compacted_chain
-            return self.epoch, self.epoch_number, compacted, dict(self._log), dict(self._routes)
+            tables = dict(self._log), dict(self._routes), dict(self._receipts)
+            return self.epoch, self.epoch_number, compacted, *tables
 
     def restore(self, image: object) -> None:
         """Go back to what `image` returned."""
         with self._state:
             assert isinstance(image, tuple)
-            self.epoch, self.epoch_number, compacted, log, routes = image
+            self.epoch, self.epoch_number, compacted, log, routes, receipts = image
             self.compacted_revision, self.compacted_chain = compacted
-            self._log, self._routes = dict(log), dict(routes)
+            self._log, self._routes, self._receipts = dict(log), dict(routes), dict(receipts)
 
     def begin_epoch(self, epoch: str) -> None:
         """Go on with the same routes and revisions as another history."""
@@ -372,16 +382,30 @@ class MemoryStore:
 class MemoryTransaction:
     """What is to be written; nothing is seen of it before the commit."""
 
-    def __init__(self, head: Head, now: int, table: Mapping[RouteKey, Route]) -> None:
+    def __init__(
+        self,
+        head: Head,
+        now: int,
+        table: Mapping[RouteKey, Route],
+        kept: Mapping[RequestName, Receipt],
+    ) -> None:
         self.head = head
         self.now = now
         self.routes: Mapping[RouteKey, Route] = {}
+        self.receipts: Mapping[RequestName, Receipt] = {}
         self._table = table
+        self._receipts = kept
+        self.kept: list[Receipt] = []
         self.changes: list[Change] = []
         self.after: dict[RouteKey, Route | None] = {}
 
-    def look_up(self, keys: Collection[RouteKey]) -> None:
+    def look_up(self, keys: Collection[RouteKey], claims: Collection[Claim] = ()) -> None:
         self.routes = {**self.routes, **{key: self._table[key] for key in keys if key in self._table}}
+        names = {claim.name for claim in claims}
+        self.receipts = {**self.receipts, **{n: r for n, r in self._receipts.items() if n in names}}
+
+    def keep(self, receipts: Sequence[Receipt]) -> None:
+        self.kept += receipts
 
     def append(self, changes: Sequence[Change], routes: Mapping[RouteKey, Route | None]) -> None:
         self.changes += changes

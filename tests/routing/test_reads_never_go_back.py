@@ -65,6 +65,7 @@ from traffic_manager.routing.ports import (
     CachedRoute,
     ChangeFeed,
     ChangePage,
+    Claim,
     Entry,
     NameFilter,
     Pulse,
@@ -115,9 +116,11 @@ class SlowStore:
     def changes(self, wanted: NameFilter, after: int, limit: int) -> ChangePage:
         return self._store.changes(wanted, after, limit)
 
-    def writing(self, keys: Collection[RouteKey]) -> AbstractContextManager[WriteTransaction]:
+    def writing(
+        self, keys: Collection[RouteKey], claims: Collection[Claim] = ()
+    ) -> AbstractContextManager[WriteTransaction]:
         self._answer()
-        return self._store.writing(keys)
+        return self._store.writing(keys, claims)
 
     def _answer(self) -> None:
         if self.is_away:

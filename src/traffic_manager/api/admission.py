@@ -1,16 +1,22 @@
-"""How many clients may be connected to a worker, and what the others are told: probes are answered all the same."""
+"""How many clients may be connected to a worker, in all and from one address, and what the others are told: probes
+are answered all the same."""
 
 from __future__ import annotations
 
 import resource
-from asyncio import Transport
+from asyncio import BaseProtocol, Transport
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+from uvicorn.protocols.utils import get_remote_addr
 
 from traffic_manager.api.access import HEALTH
 from traffic_manager.api.connection import Connection
+from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.config.settings import Settings
-from traffic_manager.errors import TooManyConnections
+from traffic_manager.errors import RequestRefused, TooManyConnections, TooManyOfAddress
 from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.overload import Overload
 
@@ -32,37 +38,93 @@ def most_connections(settings: Settings) -> int:
     return min(room, settings.api.max_connections or room)
 
 
+def most_of_address(settings: Settings, most: int) -> int:
+    """Return how many of *most* clients may be at one address."""
+    return settings.api.max_connections_per_address or most - most // 4
+
+
 class Admission:
-    """Makes the protocol of a new connection: *protocol*'s, as long as there are at most *most*."""
+    """Makes the protocol of a new connection: *protocol*'s, as long as there are at most *most*, and from its address
+    *most_of_address*, unless that is a trusted proxy's."""
 
     def __init__(
-        self, protocol: Callable[..., Connection], metrics: Metrics, overload: Overload, most: int
+        self,
+        protocol: Callable[..., Connection],
+        metrics: Metrics,
+        overload: Overload,
+        proxies: TrustedProxies,
+        most: int,
+        most_of_address: int,
     ) -> None:
         self._protocol = protocol
         self._metrics = metrics
         self._overload = overload
+        self._proxies = proxies
         self._most = most
+        self._most_of_address = most_of_address
+        self._of_address: Counter[str] = Counter()
 
-    def __call__(self, *arguments: Any, server_state: Any, **more: Any) -> Connection:  # Any: uvicorn's own
-        """Return it."""
-        surplus = len(server_state.connections) - self._most
-        if surplus < 0:
-            return self._protocol(*arguments, server_state=server_state, **more)
-        self._metrics.tm_connections_refused_total.inc()
-        is_cut = surplus >= _SURPLUS
-        return SurplusConnection(
-            is_cut, self._metrics, self._overload, *arguments, server_state=server_state, **more
-        )
+    def __call__(self, *arguments: Any, **more: Any) -> Arrival:  # Any: uvicorn's own
+        """Return what decides when the connection is made: before that nobody knows whose it is."""
+        return Arrival(partial(self._protocol_of, arguments, more))
+
+    def _protocol_of(
+        self, arguments: tuple[Any, ...], more: dict[str, Any], transport: Transport
+    ) -> Connection:
+        peer = get_remote_addr(transport)
+        address = None if self._proxies.trusts(peer) else self._proxies.address_of(peer, ())
+        refusal, surplus = self._refusal(len(more["server_state"].connections), address)
+        if refusal is None:
+            made = self._protocol(*arguments, **more)
+        else:
+            is_cut = surplus >= _SURPLUS
+            made = SurplusConnection(refusal, is_cut, self._metrics, self._overload, *arguments, **more)
+        if address is not None:
+            self._of_address[address] += 1
+            made.on_lost = partial(self._left, address)
+        return made
+
+    def _refusal(self, connected: int, address: str | None) -> tuple[RequestRefused | None, int]:
+        """Return why a connection is one too many, if it is, and how many there are above that already."""
+        if connected >= self._most:
+            self._metrics.tm_connections_refused_total.inc()
+            return TooManyConnections(), connected - self._most
+        connected = self._of_address[address] if address is not None else 0
+        if connected >= self._most_of_address:
+            self._metrics.tm_connections_refused_by_address_total.inc()
+            return TooManyOfAddress(), connected - self._most_of_address
+        return None, 0
+
+    def _left(self, address: str) -> None:
+        self._of_address[address] -= 1
+        if not self._of_address[address]:
+            del self._of_address[address]
+
+
+class Arrival(BaseProtocol):
+    """The protocol of a connection until it is made. *protocol_of*: makes the one that it has from then on."""
+
+    def __init__(self, protocol_of: Callable[[Transport], Connection]) -> None:
+        self._protocol_of = protocol_of
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override] # as uvicorn does
+        """Hand the connection on."""
+        protocol = self._protocol_of(transport)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
 
 
 class SurplusConnection(Connection):
-    """A connection too many: it is told so when it asks for something, and closed. *is_cut*: at once, without a word,
-    for there are many like it."""
+    """A connection too many: it is told so by *refusal* when it asks for something, and closed. *is_cut*: at once,
+    without a word, for there are many like it."""
 
-    __slots__ = ("_is_cut",)
+    __slots__ = ("_is_cut", "_refusal_of_all")
 
-    def __init__(self, is_cut: bool, *arguments: Any, **more: Any) -> None:  # Any: uvicorn's own
+    def __init__(
+        self, refusal: RequestRefused, is_cut: bool, *arguments: Any, **more: Any
+    ) -> None:  # Any: uvicorn's own
         super().__init__(*arguments, **more)
+        self._refusal_of_all = refusal
         self._is_cut = is_cut
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override] # as uvicorn does
@@ -76,7 +138,7 @@ class SurplusConnection(Connection):
     def take(self) -> bool:
         """Refuse all but probes. Those are for the application."""
         if self.url.partition(b"?")[0] not in _PROBES:
-            raise TooManyConnections
+            raise self._refusal_of_all
         return False
 
     def on_message_complete(self) -> None:

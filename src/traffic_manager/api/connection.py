@@ -91,6 +91,7 @@ class Connection(HttpToolsProtocol):
         "_unsent_bytes",
         "certificate",
         "is_between",
+        "on_lost",
     )
 
     def __init__(
@@ -106,6 +107,7 @@ class Connection(HttpToolsProtocol):
         self._metrics = metrics
         self.certificate: ClientCertificate | None = None  # that the client has shown
         self.is_between = True  # no message has begun since the last one ended
+        self.on_lost: Callable[[], None] | None = None  # who wants to know that it has ended
         self._is_over = False  # nothing more is read; when all is answered, it closes
         self._is_ours = False  # the application has the message at hand
         self._in_body = False
@@ -141,9 +143,10 @@ class Connection(HttpToolsProtocol):
             self._running.disconnected = True
             self._running.message_event.set()
         super().connection_lost(exc)
-        if self._on_gone is not None:
-            self._on_gone()
-            self._on_gone = None
+        for told in (self._on_gone, self.on_lost):
+            if told is not None:
+                told()
+        self._on_gone = self.on_lost = None
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, as far as there is room for more requests."""

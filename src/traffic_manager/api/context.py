@@ -13,6 +13,8 @@ from fastapi import Depends, Header, Query, Request, Response
 
 from traffic_manager.access.key_registry import KeyRegistry
 from traffic_manager.api.access import Gate, principal_of
+from traffic_manager.api.idempotency import idempotency_key_in
+from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.problems import Headers
 from traffic_manager.api.requests import WHOLE_NUMBER
 from traffic_manager.config.settings import Settings
@@ -52,6 +54,7 @@ class Parts:
     reads: Bulkhead
     url_policy: UrlPolicy
     gate: Gate
+    proxies: TrustedProxies
     key_registry: KeyRegistry
     # Tells the parent, if there is one, that this worker runs.
     beat: Callable[[], None] | None
@@ -79,7 +82,7 @@ class Parts:
         except BaseException:
             self.metrics.written(False, perf_counter() - began)
             raise
-        self.metrics.written(True, perf_counter() - began)
+        self.metrics.written(True, perf_counter() - began, is_replay=written.is_replay)
         if written.has_changes:
             await self.follower.reached(written.head.revision, CATCH_UP_S)
         return written
@@ -98,6 +101,17 @@ async def _author(request: Request) -> Author:
     return Author(principal_of(request).name, correlation_id_of(request))
 
 
+async def _author_once(
+    request: Request,
+    _idempotency_key: Annotated[
+        str | None,
+        Header(alias="Idempotency-Key", description="Names the request: sent again it is not done again."),
+    ] = None,
+) -> Author:
+    key = idempotency_key_in(request.scope["headers"])
+    return Author(principal_of(request).name, correlation_id_of(request), key)
+
+
 async def _min_revision(
     tm_min_revision: Annotated[
         str | None,
@@ -110,6 +124,8 @@ async def _min_revision(
 # All of them async, little as they do: FastAPI would send each plain function to a thread and back.
 GivenParts = Annotated[Parts, Depends(_parts)]
 GivenAuthor = Annotated[Author, Depends(_author)]
+# Of calls that take an idempotency key.
+GivenAuthorOnce = Annotated[Author, Depends(_author_once)]
 MinRevision = Annotated[Position | None, Depends(_min_revision)]
 
 

@@ -36,7 +36,7 @@ class Handshakes:
 
     def __init__(
         self,
-        protocol: Callable[..., Connection],
+        protocol: Callable[..., asyncio.BaseProtocol],
         context_of: Callable[[], ssl.SSLContext],
         metrics: Metrics,
         most: int,
@@ -53,12 +53,12 @@ class Handshakes:
             self._failed(HandshakeFailure.TOO_MANY)
             return _Cut()
         loop = asyncio.get_running_loop()
-        connection, shaken = self._protocol(**more), loop.create_future()
+        arrival, shaken = _Arrival(partial(self._protocol, **more)), loop.create_future()
         self._under_way.add(shaken)
-        shaken.add_done_callback(partial(self._ended, connection))
+        shaken.add_done_callback(partial(self._ended, arrival))
         return SSLProtocol(
             loop,
-            connection,
+            arrival,
             self._context_of(),
             shaken,
             server_side=True,
@@ -71,14 +71,13 @@ class Handshakes:
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=patience_s)
 
-    def _ended(self, connection: Connection, shaken: asyncio.Future[None]) -> None:
+    def _ended(self, arrival: _Arrival, shaken: asyncio.Future[None]) -> None:
         """Go on before the connection's first request is read, or take note that there is none."""
         self._under_way.discard(shaken)
         error = None if shaken.cancelled() else shaken.exception()
         # A client that goes in the middle of a handshake is no error to uvloop.
-        if error is None and connection.transport is not None:
-            connection.certificate = certificate_of(connection.transport.get_extra_info("ssl_object"))
-            connection.transport.set_write_buffer_limits(high=_UNSENT_BYTES)
+        if error is None and arrival.transport is not None:
+            _complete(arrival.transport)
             return
         is_slow = isinstance(error, ConnectionAbortedError)
         self._failed(HandshakeFailure.TOO_SLOW if is_slow else HandshakeFailure.REFUSED)
@@ -86,6 +85,27 @@ class Handshakes:
 
     def _failed(self, why: HandshakeFailure) -> None:
         self._metrics.tm_tls_handshakes_failed_total.labels(why).inc()
+
+
+class _Arrival(asyncio.BaseProtocol):
+    """Stands for a connection until hands are shaken; *protocol* makes its successor."""
+
+    def __init__(self, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._protocol = protocol
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # of a stream
+        self.transport = transport
+        protocol = self._protocol()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+
+def _complete(transport: asyncio.Transport) -> None:
+    connection = transport.get_protocol()
+    if isinstance(connection, Connection):
+        connection.certificate = certificate_of(transport.get_extra_info("ssl_object"))
+        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
 
 
 class _Cut(asyncio.Protocol):

@@ -40,6 +40,10 @@ PROBLEMS: dict[type[TrafficManagerError], Problem] = {
     errors.KeysUnavailable: Problem(501, "keys-unavailable", "This server makes no keys"),
     errors.RouteNotFound: Problem(404, "route-not-found", "No such route"),
     errors.RouteConflict: Problem(409, "route-conflict", "The route exists already"),
+    errors.IdempotencyKeyReused: Problem(
+        422, "idempotency-key-reused", "The idempotency key names another request"
+    ),
+    errors.RequestUnderWay: Problem(409, "request-under-way", "The same request is being worked on"),
     errors.PreconditionFailed: Problem(412, "precondition-failed", "The route is in another state"),
     errors.EpochMismatch: Problem(412, "epoch-mismatch", "The revision is of another history"),
     errors.HistoryGone: Problem(410, "history-gone", "These changes cannot be continued from"),
@@ -47,6 +51,9 @@ PROBLEMS: dict[type[TrafficManagerError], Problem] = {
     errors.Busy: Problem(503, "busy", "Too much is going on"),
     errors.Overloaded: Problem(503, "overloaded", "Too much is going on"),
     errors.TooManyConnections: Problem(503, "too-many-connections", "Too many clients are connected"),
+    errors.TooManyOfAddress: Problem(
+        429, "too-many-connections-of-address", "Too many clients of one address are connected"
+    ),
     errors.TooManyWatchers: Problem(503, "too-many-watchers", "Too many wait for changes here"),
     errors.NotYetReached: Problem(503, "not-yet-reached", "The revision does not exist yet"),
     errors.StorageReadOnly: Problem(503, "storage-read-only", "The database takes no writes now"),
@@ -59,6 +66,7 @@ STATUS_OF_CODE = {
     "invalid-name": 400,
     "invalid-revision": 400,
     "invalid-tag": 400,
+    "invalid-idempotency-key": 400,
     "invalid-page-token": 400,
     "missing-parameter": 400,
     "doubled-parameter": 400,
@@ -69,6 +77,12 @@ STATUS_OF_CODE = {
     "number-out-of-range": 400,
     "nested-too-deep": 400,
 }
+_RETRIED = (
+    errors.SourceUnavailable,
+    errors.TooManyConnections,
+    errors.TooManyOfAddress,
+    errors.RequestUnderWay,
+)
 _MAX_INSTANCE = 256
 INTERNAL = Problem(500, "internal-error", "Something went wrong here")
 
@@ -106,7 +120,7 @@ def render(error: TrafficManagerError, instance: str, correlation_id: str) -> tu
     headers: Headers = [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store")]
     if isinstance(cause, errors.Unauthenticated):
         headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(cause, errors.SourceUnavailable | errors.TooManyConnections):
+    if isinstance(cause, _RETRIED):
         headers.append((b"retry-after", _retry_after(cause.retry_after_s, correlation_id)))
     if error.as_of is not None:
         headers.append((b"tm-revision", str(error.as_of).encode()))

@@ -16,7 +16,7 @@ from traffic_manager.api import pages, schemas
 from traffic_manager.api.access import GivenCaller
 from traffic_manager.api.changes import change_json, position_of
 from traffic_manager.api.context import (
-    GivenAuthor,
+    GivenAuthorOnce,
     GivenNames,
     GivenParts,
     MinRevision,
@@ -27,6 +27,7 @@ from traffic_manager.api.context import (
     json_answer,
 )
 from traffic_manager.api.documents import documented
+from traffic_manager.api.idempotency import REPLAYED
 from traffic_manager.api.problems import JsonObject, route_json
 from traffic_manager.api.requests import NUMBER, TRUE_OR_FALSE, StrictRoute
 from traffic_manager.api.resolve import matches, render_answer, tags_of
@@ -124,7 +125,7 @@ async def create(
     body: schemas.RouteBody,
     parts: GivenParts,
     caller: GivenCaller,
-    author: GivenAuthor,
+    author: GivenAuthorOnce,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Create a route, active. 200 if the same active route exists, 409 if another one does."""
@@ -132,12 +133,12 @@ async def create(
     return await _write_one(parts, author, preconditions.on(operation))
 
 
-@router.post("/activate", **documented(200, schemas.RouteAnswer, 400, 404, 412, 413, 415, 422, 503))
+@router.post("/activate", **documented(200, schemas.RouteAnswer, 400, 404, 409, 412, 413, 415, 422, 503))
 async def activate(
     body: schemas.KeyBody,
     parts: GivenParts,
     caller: GivenCaller,
-    author: GivenAuthor,
+    author: GivenAuthorOnce,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Let a route resolve. Nothing changes if it does already."""
@@ -145,12 +146,12 @@ async def activate(
     return await _write_one(parts, author, preconditions.on(operation))
 
 
-@router.post("/deactivate", **documented(200, schemas.RouteAnswer, 400, 404, 412, 413, 415, 422, 503))
+@router.post("/deactivate", **documented(200, schemas.RouteAnswer, 400, 404, 409, 412, 413, 415, 422, 503))
 async def deactivate(
     body: schemas.KeyBody,
     parts: GivenParts,
     caller: GivenCaller,
-    author: GivenAuthor,
+    author: GivenAuthorOnce,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Keep a route, but let it resolve no more. Nothing changes if it does not already."""
@@ -160,7 +161,7 @@ async def deactivate(
 
 @router.post("/batch", **documented(200, schemas.BatchAnswer, 400, 404, 409, 412, 413, 415, 422, 503))
 async def batch(
-    body: schemas.BatchBody, parts: GivenParts, caller: GivenCaller, author: GivenAuthor
+    body: schemas.BatchBody, parts: GivenParts, caller: GivenCaller, author: GivenAuthorOnce
 ) -> Response:
     """Do up to 1,000 operations in one transaction: all, in their order, or none. The failing one's status and
     `index` are the answer then. With `dry_run` nothing is written."""
@@ -172,7 +173,7 @@ async def batch(
         written = await parts.write(parts.registry.write_batch(operations, author))
     results = [_result_json(outcome) for outcome in written.outcomes]
     document = {"results": results, "revision": written.head.revision, "dry_run": body.dry_run}
-    return json_answer(document, written.head.position)
+    return json_answer(document, written.head.position, headers=[REPLAYED] if written.is_replay else None)
 
 
 @router.get("", **documented(200, schemas.RoutesAnswer, 400, 412, 503))
@@ -227,7 +228,7 @@ async def get(
 
 @router.put(
     "/{tenant}/{service}/{env}/{version}",
-    **documented(200, schemas.RouteAnswer, 400, 412, 413, 415, 422, 503, also_201=True),
+    **documented(200, schemas.RouteAnswer, 400, 409, 412, 413, 415, 422, 503, also_201=True),
 )
 async def put(
     tenant: str,
@@ -237,7 +238,7 @@ async def put(
     body: schemas.PutBody,
     parts: GivenParts,
     caller: GivenCaller,
-    author: GivenAuthor,
+    author: GivenAuthorOnce,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Make a route as wanted, whether it exists (200) or not (201)."""
@@ -248,7 +249,9 @@ async def put(
 
 
 @router.delete(
-    "/{tenant}/{service}/{env}/{version}", status_code=204, **documented(204, None, 400, 404, 412, 503)
+    "/{tenant}/{service}/{env}/{version}",
+    status_code=204,
+    **documented(204, None, 400, 404, 409, 412, 422, 503),
 )
 async def delete(
     tenant: str,
@@ -257,7 +260,7 @@ async def delete(
     version: str,
     parts: GivenParts,
     caller: GivenCaller,
-    author: GivenAuthor,
+    author: GivenAuthorOnce,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Remove a route. Its history stays."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from asyncio import BaseProtocol
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 import structlog
 import uvicorn
 
-from traffic_manager.api.admission import Admission, most_connections
+from traffic_manager.api.admission import Admission, most_connections, most_of_address
 from traffic_manager.api.backlog import all_accepted, take_no_more
 from traffic_manager.api.connection import CLOSE, Connection
 from traffic_manager.api.context import Parts
@@ -35,7 +36,7 @@ _HEADERS = [("X-Content-Type-Options", "nosniff")]
 _TLS_HEADERS = [*_HEADERS, ("Strict-Transport-Security", "max-age=31536000")]
 
 App = Any  # an ASGI application
-Protocol = Callable[..., Connection]
+Protocol = Callable[..., BaseProtocol]
 
 log = structlog.get_logger(__name__)
 
@@ -137,10 +138,12 @@ def protocol_of(parts: Parts) -> Protocol:
     """Return what makes the protocol of a new connection. With an access log there is no lane: it writes no lines,
     for it would spend longer on them than on its answers."""
     if parts.settings.api.access_log:
-        protocol: Protocol = partial(Connection, parts.metrics, parts.overload)
+        protocol: Callable[..., Connection] = partial(Connection, parts.metrics, parts.overload)
     else:
         protocol = partial(LaneConnection, Lane(parts), WriteLane(parts), parts.metrics, parts.overload)
-    return Admission(protocol, parts.metrics, parts.overload, most_connections(parts.settings))
+    most = most_connections(parts.settings)
+    most_here = most_of_address(parts.settings, most)
+    return Admission(protocol, parts.metrics, parts.overload, parts.proxies, most, most_here)
 
 
 def bind(host: str, port: int) -> socket.socket:

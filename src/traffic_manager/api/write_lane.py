@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from traffic_manager.access.permissions import Principal
 from traffic_manager.api.connection import CLOSE, Connection, as_bytes
 from traffic_manager.api.context import Parts
+from traffic_manager.api.idempotency import idempotency_key_in
 from traffic_manager.api.problems import Headers, instance_of, render, render_internal
 from traffic_manager.api.writes import Rendered, operation_of, rendered
 from traffic_manager.errors import TrafficManagerError
@@ -93,10 +94,11 @@ class WriteLane:
             return None
         try:
             principal = self._parts.gate.admit(headers, connection.certificate)
+            idempotency_key = idempotency_key_in(headers)
         except TrafficManagerError:
             return None  # the documented route says so, before it reads the body
         key = [name.decode() for name in names.groups()] if names else None
-        return PlainWrite(self._parts, connection, call, key, principal)
+        return PlainWrite(self._parts, connection, call, key, principal, idempotency_key)
 
 
 class PlainWrite(RequestResponseCycle):
@@ -110,6 +112,7 @@ class PlainWrite(RequestResponseCycle):
         call: _Call,
         names: Sequence[str] | None,
         principal: Principal,
+        idempotency_key: str | None,
     ) -> None:
         self._began = perf_counter()
         self._parts = parts
@@ -117,6 +120,7 @@ class PlainWrite(RequestResponseCycle):
         self._call = call
         self._names = names
         self._principal = principal
+        self._idempotency_key = idempotency_key
         self._path = connection.url
         given = [value for name, value in connection.headers if name == CORRELATION_HEADER]
         self._correlation_id = correlation_id(given)
@@ -134,7 +138,7 @@ class PlainWrite(RequestResponseCycle):
             return False
         self._connection.stand_in(self)
         self._asked = perf_counter()
-        author = Author(self._principal.name, self._correlation_id)
+        author = Author(self._principal.name, self._correlation_id, self._idempotency_key)
         self._parts.registry.submit(operation, author, self._on_committed)
         return True
 
@@ -152,7 +156,9 @@ class PlainWrite(RequestResponseCycle):
 
     def _on_committed(self, answer: Written | Exception) -> None:
         """Go on once this worker's own readers see it (or later: then the caller's token makes them wait)."""
-        self._parts.metrics.written(isinstance(answer, Written), perf_counter() - self._asked)
+        is_written = isinstance(answer, Written)
+        is_replay = isinstance(answer, Written) and answer.is_replay
+        self._parts.metrics.written(is_written, perf_counter() - self._asked, is_replay=is_replay)
         if isinstance(answer, Exception):
             self._send(self._refusal(answer))
         elif answer.has_changes:

@@ -9,6 +9,7 @@ import orjson
 from traffic_manager.access.permissions import Operation as Access
 from traffic_manager.access.permissions import Principal
 from traffic_manager.api.context import Parts
+from traffic_manager.api.idempotency import REPLAYED
 from traffic_manager.api.problems import Headers, route_json
 from traffic_manager.errors import FieldProblem, InvalidInput
 from traffic_manager.routing.model import Action, Position, RouteKey
@@ -54,8 +55,9 @@ def rendered(parts: Parts, operation: Operation, written: Written) -> Rendered:
     seen = {operation.key: outcome.route} if outcome.route else {}
     parts.resolver.saw(operation.key, Sighting(head, seen))
     as_of = Position(head.epoch8, outcome.revision if outcome.action else head.revision)
+    replayed = [REPLAYED] if written.is_replay else []
     if outcome.route is None:
-        return 204, [(b"tm-revision", str(as_of).encode())], b""
+        return 204, [(b"tm-revision", str(as_of).encode()), *replayed], b""
     body = orjson.dumps(route_json(outcome.route))
     tag = str(Position(as_of.epoch8, outcome.route.revision))
     headers: Headers = [
@@ -64,6 +66,7 @@ def rendered(parts: Parts, operation: Operation, written: Written) -> Rendered:
         (b"tm-revision", str(as_of).encode()),
         (b"cache-control", b"private, no-cache"),
         (b"etag", f'"{tag}"'.encode()),
+        *replayed,
     ]
     if outcome.action is Action.CREATED:
         headers.append((b"location", f"/api/v1/routes/{outcome.route.key}".encode()))

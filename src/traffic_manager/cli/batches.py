@@ -1,7 +1,7 @@
 """Sends the routes of a file in batches, and knows at any moment which lines are in.
 
-A batch is done as a whole or not at all, and putting the same routes again changes nothing: so a batch whose
-answer was lost can be sent again.
+A batch is done as a whole or not at all, and once under its idempotency key: so one whose answer was lost can be sent
+again, and what it did is told all the same.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from traffic_manager.client import (
     Unavailable,
     Unreachable,
     full_jitter_s,
+    new_idempotency_key,
 )
 from traffic_manager.client.http import BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, encoded
 
@@ -35,6 +36,7 @@ class Batch:
     """Neighbouring rows of a file that are sent together."""
 
     rows: Sequence[Row]
+    idempotency_key: str = field(default_factory=new_idempotency_key)
 
     @property
     def operations(self) -> list[Operation]:
@@ -146,7 +148,9 @@ class Sender:
 
     def _attempt(self, batch: Batch) -> Reply[BatchResult]:
         try:
-            reply = self._client.batch(batch.operations, dry_run=self._dry_run)
+            reply = self._client.batch(
+                batch.operations, dry_run=self._dry_run, idempotency_key=batch.idempotency_key
+            )
         except Unreachable as error:
             self._may_be_done |= error.may_be_done
             self._was_reached |= error.may_be_done

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_S = 10.0
+# For so long a change that gets no answer is sent again, under the same idempotency key.
+DEFAULT_RETRY_S = 5.0
 
 
 def _key(text: str) -> RouteKey:
@@ -161,7 +163,7 @@ def api_key() -> str | None:
     return text or None
 
 
-def connect(server: str, timeout_s: float) -> Client:
+def connect(server: str, timeout_s: float, *, retry_s: float = DEFAULT_RETRY_S) -> Client:
     """Return a client of *server*; it connects with its first call."""
     from traffic_manager.client import Client
 
@@ -173,6 +175,7 @@ def connect(server: str, timeout_s: float) -> Client:
             ca_file=_files.authorities,
             cert_file=_files.certificate,
             timeout_s=timeout_s,
+            retry_s=retry_s,
             user_agent=agent,
         )
     except ValueError as error:

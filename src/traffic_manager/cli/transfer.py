@@ -78,7 +78,7 @@ def import_(
         found = parse(_content(file), file_format or _format_of(file))
     if found.problems:
         raise _refuse(found, form, dry_run=dry_run)
-    with told(), options.connect(server, timeout) as client:
+    with told(), options.connect(server, timeout, retry_s=0) as client:  # the sender's own retries say more
         outcome = _send(client, found, dry_run=dry_run, retry_s=retry_for)
     _report(found, outcome, form, dry_run=dry_run)
     _exit(outcome)
@@ -140,10 +140,7 @@ def _report(found: RouteFile, outcome: Outcome, form: Format, *, dry_run: bool) 
     if dry_run:
         output.note("this was a dry run: nothing was changed")
     if outcome.resent:
-        output.note(
-            f"{_count(outcome.resent, 'batch', 'batches')} sent again: "
-            "unchanged may count routes that the lost attempt wrote"
-        )
+        output.note(f"{_count(outcome.resent, 'batch', 'batches')} sent again")
     return None
 
 

@@ -46,6 +46,7 @@ from traffic_manager.client.model import (
     RoutePage,
     StreamEvent,
 )
+from traffic_manager.client.retries import new_idempotency_key
 from traffic_manager.client.stream import Outages, follow
 from traffic_manager.client.table import Table, TableMoved, read_table
 
@@ -88,5 +89,6 @@ __all__ = [
     "Unreachable",
     "follow",
     "full_jitter_s",
+    "new_idempotency_key",
     "read_table",
 ]

@@ -7,7 +7,7 @@ ClientError
     ├── NotFound            404
     ├── Conflict            409, 412; the problem carries the current route
     ├── HistoryGone         410: changes after the given revision are no longer kept
-    └── Unavailable         429, 502, 503, 504: the same call may succeed later
+    └── Unavailable         429, 502, 503, 504, and 409 while the same call is worked on: it may succeed later
 """
 
 from __future__ import annotations
@@ -106,6 +106,8 @@ _BY_STATUS: Mapping[int, type[Refused]] = {
 
 def refusal(problem: Problem) -> Refused:
     """Return the error that stands for *problem*."""
+    if problem.type.endswith(":request-under-way"):
+        return Unavailable(problem)
     # This one says that the server has no such call, not that a route is missing.
     if problem.type.endswith(":not-found"):
         return Refused(problem)

@@ -49,6 +49,7 @@ from traffic_manager.client.model import (
     StreamEvent,
     read,
 )
+from traffic_manager.client.retries import new_idempotency_key, until_answered
 
 T = TypeVar("T")
 
@@ -74,8 +75,10 @@ class Client:
 
     *api_key* is sent with every call. *ca_file*: the authorities, in PEM, of the server's certificate, instead of the
     system's; *cert_file*: your own certificate and its private key, both in PEM, for servers that ask for one.
-    *timeout_s* bounds connecting and each wait for bytes. Close it, or use it as a context manager. Threads may share
-    it. Raises ValueError if *url* is not an HTTP URL, or a file is bad.
+    *timeout_s* bounds connecting and each wait for bytes. A change that got no answer, or that the server could not
+    make, is sent again for up to *retry_s*. Each has an idempotency key, yours or a new one, so it is made once all
+    the same. Close it, or use it as a context manager. Threads may share it. Raises ValueError if *url* is not an
+    HTTP URL, or a file is bad.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Client:
         ca_file: Path | None = None,
         cert_file: Path | None = None,
         timeout_s: float = 10.0,
+        retry_s: float = 5.0,
         user_agent: str = "traffic-manager",
     ) -> None:
         parts = urlsplit(url)
@@ -93,6 +97,7 @@ class Client:
             raise ValueError("the URL must begin with http:// or https:// and name a host")
         self._base = url.rstrip("/")
         self._timeout_s = timeout_s
+        self._retry_s = retry_s
         self.shown_url = _without_secrets(url)
         headers = {"User-Agent": user_agent} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
         # Loading the trusted certificates takes 94 ms, and plain HTTP never looks at them. Redirects are not
@@ -129,29 +134,44 @@ class Client:
         """Return the route, active or not. Raises NotFound."""
         return self._route(self._call("GET", _path(key)))
 
-    def create(self, key: Key, url: str) -> Reply[Route]:
+    def create(self, key: Key, url: str, *, idempotency_key: str | None = None) -> Reply[Route]:
         """Create an active route (status 201); the same active route again changes nothing (200). Raises
         Conflict if another one is there."""
-        return self._route(self._call("POST", "/routes", body={**_named(key), "url": url}))
+        body = {**_named(key), "url": url}
+        return self._route(self._change("POST", "/routes", idempotency_key, body))
 
     def put(
-        self, key: Key, url: str, *, is_active: bool | None = None, if_match: str | None = None
+        self,
+        key: Key,
+        url: str,
+        *,
+        is_active: bool | None = None,
+        if_match: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Reply[Route]:
         """Create or replace the route. *is_active* None leaves it as it is (active if new)."""
         body = {"url": url} if is_active is None else {"url": url, "is_active": is_active}
-        return self._route(self._call("PUT", _path(key), body=body, if_match=if_match))
+        return self._route(self._change("PUT", _path(key), idempotency_key, body, if_match))
 
-    def activate(self, key: Key, *, if_match: str | None = None) -> Reply[Route]:
+    def activate(
+        self, key: Key, *, if_match: str | None = None, idempotency_key: str | None = None
+    ) -> Reply[Route]:
         """Make the route active. Raises NotFound."""
-        return self._route(self._call("POST", "/routes/activate", body=_named(key), if_match=if_match))
+        path = "/routes/activate"
+        return self._route(self._change("POST", path, idempotency_key, _named(key), if_match))
 
-    def deactivate(self, key: Key, *, if_match: str | None = None) -> Reply[Route]:
+    def deactivate(
+        self, key: Key, *, if_match: str | None = None, idempotency_key: str | None = None
+    ) -> Reply[Route]:
         """Make the route inactive: it stays, but resolve does not see it. Raises NotFound."""
-        return self._route(self._call("POST", "/routes/deactivate", body=_named(key), if_match=if_match))
+        path = "/routes/deactivate"
+        return self._route(self._change("POST", path, idempotency_key, _named(key), if_match))
 
-    def delete(self, key: Key, *, if_match: str | None = None) -> Reply[None]:
-        """Delete the route. Raises NotFound, also the second time."""
-        reply = self._call("DELETE", _path(key), if_match=if_match)
+    def delete(
+        self, key: Key, *, if_match: str | None = None, idempotency_key: str | None = None
+    ) -> Reply[None]:
+        """Delete the route. Raises NotFound, also the second time, unless that has the same idempotency key."""
+        reply = self._change("DELETE", _path(key), idempotency_key, if_match=if_match)
         return self._read(reply, lambda document: None)
 
     def routes(
@@ -175,11 +195,17 @@ class Client:
         params = {"page_size": str(page_size)} | _token(page_token)
         return self._read(self._call("GET", f"{_path(key)}/history", params=params), history_page)
 
-    def batch(self, operations: Sequence[Operation], *, dry_run: bool = False) -> Reply[BatchResult]:
+    def batch(
+        self,
+        operations: Sequence[Operation],
+        *,
+        dry_run: bool = False,
+        idempotency_key: str | None = None,
+    ) -> Reply[BatchResult]:
         """Carry out all operations or none, in one change of the table. Raises Refused with
         `problem.index` if one fails. With *dry_run* only tell what would happen."""
         body = {"dry_run": dry_run, "operations": operations}
-        return self._read(self._call("POST", "/routes/batch", body=body), batch_result)
+        return self._read(self._change("POST", "/routes/batch", idempotency_key, body), batch_result)
 
     # Access
 
@@ -263,6 +289,19 @@ class Client:
 
     # One call
 
+    def _change(
+        self,
+        method: str,
+        path: str,
+        idempotency_key: str | None,
+        body: object = None,
+        if_match: str | None = None,
+    ) -> httpx2.Response:
+        """Return the answer to a change, which may be sent several times and is made once."""
+        headers = {"Idempotency-Key": f'"{idempotency_key or new_idempotency_key()}"'}
+        headers |= {"If-Match": if_match} if if_match is not None else {}
+        return until_answered(lambda: self._call(method, path, body=body, headers=headers), self._retry_s)
+
     def _call(
         self,
         method: str,
@@ -270,15 +309,13 @@ class Client:
         *,
         params: Mapping[str, str] | None = None,
         body: object = None,
-        if_match: str | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> httpx2.Response:
         """Return the answer if it is a success, else raise what it means."""
         query = f"?{urlencode(params, quote_via=quote)}" if params else ""
-        headers = {"If-Match": if_match} if if_match is not None else {}
         content = None if body is None else encoded(body)
-        if content is not None:
-            headers["Content-Type"] = "application/json"
+        headers = {**(headers or {}), **({} if content is None else {"Content-Type": "application/json"})}
         answer = self._send(method, f"{self._base}/api/v1{path}{query}", headers, content, timeout_s)
         if not answer.is_success:
             raise self._failure(answer)

@@ -10,11 +10,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode
 from pydantic_settings import SettingsConfigDict as ConfigDict
 
@@ -42,6 +51,18 @@ def _split(value: Any) -> Any:  # Any: whatever the source gave, pydantic checks
 
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+def _networks(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        try:
+            ip_network(value)
+        except ValueError as error:
+            raise ValueError(f"{error}; write 10.0.0.0/8 or 2001:db8::/32") from error
+    return values
+
+
+Networks = Annotated[Words, AfterValidator(_networks)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -265,6 +286,19 @@ class ApiSettings(Section):
         None,
         description="At most this many connections of clients per worker; on more, anything but a probe is "
         "answered 503. Default: as many as the open files allow.",
+    )
+    max_connections_per_address: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None,
+        description="At most this many of them from one address, but for trusted proxies; more are answered 429. "
+        "Default: three in four of all.",
+    )
+    trusted_proxies: Networks = Field(
+        (),
+        description="Networks of the proxies in front of the servers, `10.0.0.0/8,...`: they alone are believed "
+        "where a request comes from.",
+    )
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] = Field(
+        "x-forwarded-for", description="In which header they tell it."
     )
     access_log: bool = Field(
         False, description="Log every request; resolves and changes then go the slower, documented way."

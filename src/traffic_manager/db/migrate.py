@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _GRANTS = (
     "grant usage on schema public to {role}",
-    "grant select, insert, update, delete on routes, leases, events_set_aside to {role}",
+    "grant select, insert, update, delete on routes, leases, events_set_aside, receipts to {role}",
     "grant select, insert on changes to {role}",
     "grant select, insert, update on api_keys to {role}",
     "grant select, update (epoch, epoch_number) on meta to {role}",

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 # The Alembic revision that this program works with; a test holds it equal to the newest migration.
-SCHEMA_VERSION = "0006"
+SCHEMA_VERSION = "0007"
 # Tables of the version after ours serve us too: who upgrades migrates first, while we run still. See ADR 16.
 NEXT_SCHEMA_VERSION = f"{int(SCHEMA_VERSION) + 1:04}"
 
@@ -31,6 +31,7 @@ metadata = MetaData(
 
 _Name = String(128).with_variant(String(128, collation="C"), "postgresql")
 _Url = Text()
+_Word = Text().with_variant(Text(collation="C"), "postgresql")
 
 routes = Table(
     "routes",
@@ -133,4 +134,16 @@ events_set_aside = Table(
     Column("revision", BigInteger, primary_key=True, autoincrement=False),
     Column("reason", Text, nullable=False),
     Column("set_aside_at", BigInteger, nullable=False),
+)
+
+receipts = Table(
+    "receipts",
+    metadata,
+    # Of requests that were done, for a day: so that the same request, sent again, is not done again.
+    Column("principal", _Word, primary_key=True),
+    Column("idempotency_key", _Word, primary_key=True),
+    Column("request", LargeBinary(32), nullable=False),  # SHA-256 of what was asked for
+    Column("answer", Text, nullable=False),  # what it came to, as JSON
+    Column("made_at", BigInteger, nullable=False),
+    Index("ix_receipts_made_at", "made_at"),
 )

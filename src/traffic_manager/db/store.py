@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from traffic_manager.db.kept_receipts import KeptReceipts, OpenReceipts
 from traffic_manager.db.pool import ChangeSession, Database, Question, Write
 from traffic_manager.db.rows import CHANGE_COLUMNS, ROUTE_COLUMNS, change_of, route_of
 from traffic_manager.db.session import Row
@@ -20,9 +21,12 @@ from traffic_manager.routing.chain import CHAIN_VERSION, ROUTE_KIND, columns_of,
 from traffic_manager.routing.model import Change, Route, RouteKey
 from traffic_manager.routing.ports import (
     ChangePage,
+    Claim,
     Head,
     NameFilter,
     Names,
+    Receipt,
+    RequestName,
     RoutePage,
     Sighting,
     WriteTransaction,
@@ -88,6 +92,7 @@ class SqlStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._look_up = _LOOK_UP.format(keys_from=database.dialect.keys_from)
+        self._receipts = KeptReceipts(database.dialect)
 
     def look_up(self, keys: Collection[RouteKey]) -> Sighting:
         """Return the routes of *keys* as they are at the head now."""
@@ -130,15 +135,21 @@ class SqlStore:
         return _change_page(rows, limit)
 
     @contextmanager
-    def writing(self, keys: Collection[RouteKey]) -> Iterator[WriteTransaction]:
-        """Begin a change of *keys* under the revision lock."""
+    def writing(
+        self, keys: Collection[RouteKey], claims: Collection[Claim] = ()
+    ) -> Iterator[WriteTransaction]:
+        """Begin a change of *keys*, for requests with these *claims*, under the revision lock."""
         with self._database.changing() as session:
-            last, found = session.begin(
+            last, found, *kept = session.begin(
                 Question(_LAST.format(now=self._database.dialect.now)),
                 Question(self._look_up, _as_json(keys)),
+                *self._receipts.questions(claims),
             )
+            receipts = self._receipts.opened(session, kept)
             ask = partial(self._ask, session)
-            transaction = SqlWriteTransaction(only(last[0] if last else None), _sighting(found).routes, ask)
+            transaction = SqlWriteTransaction(
+                only(last[0] if last else None), _sighting(found).routes, ask, receipts
+            )
             yield transaction
             if transaction.writes:
                 session.commit(transaction.writes, transaction.upto)
@@ -155,18 +166,30 @@ class SqlWriteTransaction:
         last: Row,
         routes: Mapping[RouteKey, Route],
         ask: Callable[[Collection[RouteKey]], Mapping[RouteKey, Route]],
+        receipts: OpenReceipts,
     ) -> None:
         self.head = _head([last])
         self.now: int = last[3]
         self.routes = routes
         self._ask = ask
+        self._receipts = receipts
         self.writes: list[Write] = []
         self.upto = self.head.revision
         self._chain: bytes = last[4]
 
-    def look_up(self, keys: Collection[RouteKey]) -> None:
-        """Ask for more *keys*."""
+    @property
+    def receipts(self) -> Mapping[RequestName, Receipt]:
+        """The receipts of the claims asked for."""
+        return self._receipts.found
+
+    def look_up(self, keys: Collection[RouteKey], claims: Collection[Claim] = ()) -> None:
+        """Ask for more."""
         self.routes = {**self.routes, **self._ask(keys)}
+        self._receipts.look_up(claims)
+
+    def keep(self, receipts: Sequence[Receipt]) -> None:
+        """Keep *receipts*, and drop some of those whose time is over."""
+        self.writes += self._receipts.writes(receipts, self.now)
 
     def append(self, changes: Sequence[Change], routes: Mapping[RouteKey, Route | None]) -> None:
         """Write *changes* with their digests, and the last state of each of *routes*."""

@@ -169,6 +169,9 @@ class Metrics:
             "write_success_total", "Changes answered with success, no-ops too."
         )
         self.write_failure_total = self._counter("write_failure_total", "Changes refused or failed.")
+        self.tm_write_replays_total = self._counter(
+            "tm_write_replays_total", "Changes that had been made before, under the same idempotency key."
+        )
         self.write_latency_seconds = self._histogram(
             "write_latency_seconds", "Time to answer a change, after its commit.", WRITE_BUCKETS
         )
@@ -234,6 +237,9 @@ class Metrics:
         self.tm_connections = self._gauge("tm_connections", "Open connections of clients.", "livesum")
         self.tm_connections_refused_total = self._counter(
             "tm_connections_refused_total", "Connections beyond API_MAX_CONNECTIONS."
+        )
+        self.tm_connections_refused_by_address_total = self._counter(
+            "tm_connections_refused_by_address_total", "Connections beyond API_MAX_CONNECTIONS_PER_ADDRESS."
         )
         self.tm_log_dropped_total = self._counter(
             "tm_log_dropped_total", "Log lines that nobody took in time."
@@ -326,9 +332,11 @@ class Metrics:
         """Count a resolve that was answered below the middleware: as a resolve and as an HTTP request."""
         self._counts.resolved_in_lane(status, seconds)
 
-    def written(self, is_success: bool, seconds: float) -> None:
-        """Count a change that was asked for and answered."""
+    def written(self, is_success: bool, seconds: float, *, is_replay: bool = False) -> None:
+        """Count a change that was asked for and answered. *is_replay*: it had been made before."""
         self.write_requests_total.inc()
+        if is_replay:
+            self.tm_write_replays_total.inc()
         (self.write_success_total if is_success else self.write_failure_total).inc()
         self.write_latency_seconds.observe(seconds)
 

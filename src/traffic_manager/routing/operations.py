@@ -58,10 +58,11 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who asks, and in which request."""
+    """Who asks, and in which request. *idempotency_key*: what names the request if it is to be done once."""
 
     actor: str
     correlation_id: str
+    idempotency_key: str | None = None
 
 
 class _Draft(NamedTuple):

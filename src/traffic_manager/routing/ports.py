@@ -140,6 +140,34 @@ class ChangePage:
         return self.last is not None
 
 
+# A principal, and the idempotency key that it chose for a request.
+RequestName = tuple[str, str]
+
+# For so long, in microseconds, a request that was done is known by its name.
+RECEIPTS_KEPT_US = 24 * 3600 * 1_000_000
+
+
+class Claim(NamedTuple):
+    """What says that a request is to be done once: its *principal*, the idempotency *key* that it chose, and the
+    digest of what is asked for."""
+
+    principal: str
+    key: str
+    request: bytes
+
+    @property
+    def name(self) -> RequestName:
+        """What the request is known by."""
+        return self.principal, self.key
+
+
+class Receipt(NamedTuple):
+    """What is kept of a request that was done: its *claim*, and what it came to, as text."""
+
+    claim: Claim
+    answer: str
+
+
 class WriteTransaction(Protocol):
     """An open transaction that holds the revision lock: nobody else makes a change until it ends."""
 
@@ -147,12 +175,19 @@ class WriteTransaction(Protocol):
     now: int  # the database's clock, microseconds since 1970
     routes: Mapping[RouteKey, Route]  # of the keys asked for
 
-    def look_up(self, keys: Collection[RouteKey]) -> None:
-        """Ask for more *keys*: `routes` has theirs, too, then."""
+    @property
+    def receipts(self) -> Mapping[RequestName, Receipt]:
+        """The receipts of the claims asked for, as far as they are kept."""
+
+    def look_up(self, keys: Collection[RouteKey], claims: Collection[Claim] = ()) -> None:
+        """Ask for more: `routes` and `receipts` have what is there, too, then."""
 
     def append(self, changes: Sequence[Change], routes: Mapping[RouteKey, Route | None]) -> None:
         """Write *changes*, numbered from head + 1 without a gap, and the last state of every key that they
         touch (None: deleted)."""
+
+    def keep(self, receipts: Sequence[Receipt]) -> None:
+        """Keep *receipts*, with the changes or without any. Some of those that are kept no longer go."""
 
 
 class RouteStore(Protocol):
@@ -172,9 +207,11 @@ class RouteStore(Protocol):
     def changes(self, wanted: NameFilter, after: int, limit: int) -> ChangePage:
         """Return up to *limit* changes of routes after revision *after*, the oldest first."""
 
-    def writing(self, keys: Collection[RouteKey]) -> AbstractContextManager[WriteTransaction]:
-        """Begin a change of *keys*: commits when the block ends well, else nothing was written. Raises
-        OutcomeUnknown if the connection broke during the commit."""
+    def writing(
+        self, keys: Collection[RouteKey], claims: Collection[Claim] = ()
+    ) -> AbstractContextManager[WriteTransaction]:
+        """Begin a change of *keys*, for requests with these *claims*: commits when the block ends well, else nothing
+        was written. Raises OutcomeUnknown if the connection broke during the commit."""
 
 
 class Entry(NamedTuple):

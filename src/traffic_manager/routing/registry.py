@@ -16,10 +16,11 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from traffic_manager.errors import Busy, SourceUnavailable, TrafficManagerError
+from traffic_manager.errors import Busy, RequestUnderWay, SourceUnavailable, TrafficManagerError
 from traffic_manager.routing.model import RouteKey
 from traffic_manager.routing.operations import Author, Operation, Outcome, Overlay, keys_of
-from traffic_manager.routing.ports import Head, RouteStore, Sighting
+from traffic_manager.routing.ports import Claim, Head, RequestName, RouteStore, Sighting
+from traffic_manager.routing.receipts import Receipts, claim_of
 
 # A group holds at most this many operations, but always one request: more would only delay the first.
 GROUP_MAX_OPERATIONS = 1000
@@ -31,10 +32,12 @@ _LONG_S = 0.5
 
 
 class Written(NamedTuple):
-    """What became of a request: an outcome per operation. *head* is where history stood after it."""
+    """What became of a request: an outcome per operation. *head* is where history stood after it. *is_replay*: it was
+    done before, under the same idempotency key."""
 
     head: Head
     outcomes: Sequence[Outcome]
+    is_replay: bool = False
 
     @property
     def has_changes(self) -> bool:
@@ -47,21 +50,31 @@ Answer = Written | Exception
 
 
 class _Request:
-    """A caller's wish. *answered* is called on *loop* with what it came to, once."""
+    """A caller's wish. *answered* is called on *loop* with what it came to, once. *under_way*: the names of such
+    requests as have one."""
 
-    __slots__ = ("_answered", "_clock", "_turn", "author", "is_batch", "loop", "operations")
+    __slots__ = (
+        *("_answered", "_clock", "_is_first", "_turn", "_under_way"),
+        *("author", "claim", "is_batch", "loop", "operations"),
+    )
 
     def __init__(
         self,
         operations: Sequence[Operation],
         author: Author,
         answered: Callable[[Answer], None],
+        under_way: set[RequestName],
         *,
         is_batch: bool,
     ) -> None:
         self.operations = operations
         self.author = author
         self.is_batch = is_batch
+        self.claim = claim_of(operations, author, is_batch=is_batch)
+        self._under_way = under_way
+        self._is_first = self.claim is not None and self.claim.name not in under_way
+        if self.claim is not None:
+            under_way.add(self.claim.name)
         self.loop = asyncio.get_running_loop()
         self._answered: Callable[[Answer], None] | None = answered
         self._clock = self.loop.call_later(TURN_TIMEOUT_S, self._give_up)
@@ -74,6 +87,7 @@ class _Request:
     def settle(self, answer: Answer) -> None:
         """Answer, unless that was done: before something failed, for example."""
         answered, self._answered = self._answered, None
+        self._leave_name()
         if answered is not None:
             self._clock.cancel()
             answered(answer)
@@ -82,12 +96,18 @@ class _Request:
         """Take note that the caller has gone away: what the writer has not begun need not begin."""
         self._answered = None
         self._clock.cancel()
-        self.take()
+        if self.take():
+            self._leave_name()
 
     def _give_up(self) -> None:
         """Refuse it, unless the writer has begun: what has begun ends by the store's own deadlines."""
         if self.take():
-            self.settle(Busy("too many changes are waiting"))
+            is_repeated = self.claim is not None and not self._is_first
+            self.settle(RequestUnderWay() if is_repeated else Busy("too many changes are waiting"))
+
+    def _leave_name(self) -> None:
+        if self.claim is not None and self._is_first:
+            self._under_way.discard(self.claim.name)
 
 
 class Registry:
@@ -98,6 +118,8 @@ class Registry:
         self._store = store
         self._committed = committed
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        # Of requests that are to be done once; the event loop's.
+        self._under_way: set[RequestName] = set()
         self._expects_changes = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
@@ -114,11 +136,12 @@ class Registry:
     def submit(self, operation: Operation, author: Author, answered: Callable[[Answer], None]) -> None:
         """Do *operation*, and call *answered* on this event loop with what it came to: committed, or the error that
         `write` would raise."""
-        self._queue.put(_Request((operation,), author, answered, is_batch=False))
+        self._queue.put(_Request((operation,), author, answered, self._under_way, is_batch=False))
 
     async def write(self, operation: Operation, author: Author) -> Written:
         """Do *operation* and return what it came to, committed. Raises RouteNotFound, RouteConflict,
-        PreconditionFailed or SourceUnavailable; nothing was written then (OutcomeUnknown: perhaps)."""
+        PreconditionFailed or SourceUnavailable; nothing was written then (OutcomeUnknown: perhaps). With an
+        idempotency key also IdempotencyKeyReused or RequestUnderWay."""
         return await self._write_all((operation,), author, is_batch=False)
 
     async def write_batch(self, operations: Sequence[Operation], author: Author) -> Written:
@@ -138,7 +161,7 @@ class Registry:
 
     async def _write_all(self, operations: Sequence[Operation], author: Author, *, is_batch: bool) -> Written:
         answer: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
-        request = _Request(operations, author, partial(_resolve, answer), is_batch=is_batch)
+        request = _Request(operations, author, partial(_resolve, answer), self._under_way, is_batch=is_batch)
         self._queue.put(request)
         try:
             return await answer
@@ -193,7 +216,10 @@ class Registry:
         _tell(refused)
 
     def _settle_without_lock(self, group: list[_Request]) -> list[_Request]:
-        """Answer what changes nothing: no-ops and refusals. Return the rest."""
+        """Answer what changes nothing: no-ops and refusals. Return the rest, and what is to be done once: whether it
+        was done is looked up under the lock."""
+        if all(request.claim for request in group):
+            return group
         sighting = self._store.look_up(_all_keys(group))
         answers = [(request, _answer_without_change(request, sighting)) for request in group]
         _tell([(request, answer) for request, answer in answers if answer is not None])
@@ -201,25 +227,30 @@ class Registry:
 
     def _write(self, group: list[_Request]) -> None:
         """Write *group*, and with it those who came while we waited for the lock: they join it."""
-        with self._store.writing(_all_keys(group)) as transaction:
+        with self._store.writing(_all_keys(group), _all_claims(group)) as transaction:
             late = self._queued(GROUP_MAX_OPERATIONS - _size(group))
             if late:
                 group += late
-                transaction.look_up(_all_keys(late))
+                transaction.look_up(_all_keys(late), _all_claims(late))
             overlay = Overlay(transaction.head, transaction.now, transaction.routes)
-            answers = [(request, _attempt(request, overlay)) for request in group]
+            receipts = Receipts(transaction.receipts)
+            answers = [(request, _attempt(request, overlay, receipts)) for request in group]
             if overlay.changes:
                 transaction.append(overlay.changes, overlay.after)
+            if receipts.made:
+                transaction.keep(receipts.made)
         self._expects_changes = bool(overlay.changes)
         if overlay.changes:
             self._committed(overlay.head.revision)
         _tell(answers)
 
 
-def _attempt(request: _Request, overlay: Overlay) -> Answer:
+def _attempt(request: _Request, overlay: Overlay, receipts: Receipts | None = None) -> Answer:
     """Return what *request* came to, with the head after it: what comes later in its group is not what it was
     decided on."""
     try:
+        if request.claim is not None and receipts is not None:
+            return _attempt_once(request, request.claim, overlay, receipts)
         outcomes = overlay.apply(request.operations, request.author, is_batch=request.is_batch)
     except TrafficManagerError as error:
         error.as_of = overlay.head.position
@@ -229,7 +260,19 @@ def _attempt(request: _Request, overlay: Overlay) -> Answer:
     return Written(overlay.head, outcomes)
 
 
+def _attempt_once(request: _Request, claim: Claim, overlay: Overlay, receipts: Receipts) -> Written:
+    """Return what *request* came to: now, or when it was done before."""
+    done = receipts.look_up(claim, request.operations)
+    if done is not None:
+        return Written(*done, is_replay=True)
+    outcomes = overlay.apply(request.operations, request.author, is_batch=request.is_batch)
+    receipts.keep(claim, overlay.head, outcomes)
+    return Written(overlay.head, outcomes)
+
+
 def _answer_without_change(request: _Request, sighting: Sighting) -> Answer | None:
+    if request.claim is not None:
+        return None
     overlay = Overlay(sighting.head, 0, sighting.routes)
     answer = _attempt(request, overlay)
     return None if overlay.changes else answer
@@ -262,3 +305,7 @@ def _size(group: Sequence[_Request]) -> int:
 
 def _all_keys(group: Sequence[_Request]) -> set[RouteKey]:
     return {operation.key for request in group for operation in request.operations}
+
+
+def _all_claims(group: Sequence[_Request]) -> list[Claim]:
+    return [request.claim for request in group if request.claim is not None]
