@@ -215,7 +215,7 @@ async def test_source_that_is_away_is_tried_less_and_less_often(monkeypatch: pyt
     monkeypatch.setattr(random, "uniform", lambda _least, most: most)
     async with following(store, wait=False):
         await until(lambda: len(pauses_s) >= 5)
-    assert pauses_s[:5] == [0.2, 0.4, 0.8, 1.0, 1.0]
+    assert pauses_s[:5] == [0.2, 0.4, 0.5, 0.5, 0.5]
 
 
 @on_a_loop

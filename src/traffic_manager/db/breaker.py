@@ -19,8 +19,10 @@ PROBE_EVERY_S = 2.0
 _JITTER = 0.3
 # So many connections are tried at the same time in good health: the pool's and the follower's.
 _FREE_DIALS = 4
-# Beyond them, one is tried this often, or in half the time.
-_DIAL_MOST_S = 1.5
+# Beyond them, one is tried this often, give or take a fifth. Who starts without the database must be ready 2 s
+# after it, and its follower may look half a second later.
+_DIAL_EVERY_S = 1.1
+_DIAL_JITTER = 0.2
 
 
 class Breaker:
@@ -71,7 +73,7 @@ class Breaker:
                     self._rest(self._clock())
 
     def _rest(self, now: float) -> None:
-        self._probe_at = now + PROBE_EVERY_S * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 no secret
+        self._probe_at = now + _around(PROBE_EVERY_S, _JITTER)
 
 
 class Dialling:
@@ -90,7 +92,7 @@ class Dialling:
             if self._unanswered >= _FREE_DIALS:
                 if now < self._due_at:
                     raise SourceUnavailable
-                self._due_at = now + random.uniform(_DIAL_MOST_S / 2, _DIAL_MOST_S)  # noqa: S311 no secret
+                self._due_at = now + _around(_DIAL_EVERY_S, _DIAL_JITTER)
             self._unanswered += 1
 
     def came_up(self) -> None:
@@ -98,3 +100,7 @@ class Dialling:
         with self._lock:
             self._unanswered = 0
             self._due_at = 0.0
+
+
+def _around(seconds: float, jitter: float) -> float:
+    return seconds * random.uniform(1 - jitter, 1 + jitter)  # noqa: S311 no secret

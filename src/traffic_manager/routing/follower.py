@@ -30,7 +30,7 @@ SLICE_CHANGES = 2000
 # Answers from memory are flagged once the source was last seen longer ago than this.
 FRESH_S = 1.0
 _RETRY_FIRST_S = 0.1
-_RETRY_MOST_S = 1.0
+_RETRY_MOST_S = 0.5
 _STOP_S = 3.0
 
 log = structlog.get_logger(__name__)
