@@ -20,4 +20,4 @@ class Phases:
 
 
 FULL = Phases(10.0, 20.0, 20.0, is_full=True)
-QUICK = Phases(3.0, 8.0, 6.0)
+QUICK = Phases(3.0, 6.0, 5.0)
