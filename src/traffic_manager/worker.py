@@ -24,6 +24,7 @@ from traffic_manager.api.certificates import Loaded
 from traffic_manager.api.context import Parts
 from traffic_manager.api.handshakes import Handshakes
 from traffic_manager.api.origin import TrustedProxies
+from traffic_manager.api.pages import PageTokens
 from traffic_manager.api.server import Server, protocol_of
 from traffic_manager.config.settings import RedisSettings, Settings
 from traffic_manager.db.feed import SqlFeed
@@ -140,6 +141,7 @@ class Worker:
             gate=Gate(memory.keyring, self._client_names),
             proxies=TrustedProxies(settings.api.trusted_proxies, settings.api.forwarded_header),
             key_registry=KeyRegistry(SqlKeyStore(self._database), settings.pepper, self._committed),
+            page_tokens=PageTokens(settings.pepper),
             beat=beat,
             overload=self._overload,
         )

@@ -33,6 +33,7 @@ from traffic_manager.api.access import Gate
 from traffic_manager.api.connection import Connection
 from traffic_manager.api.context import Parts
 from traffic_manager.api.lane import LaneConnection
+from traffic_manager.api.pages import PageTokens
 from traffic_manager.config.settings import load_settings
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.mirror import Mirror
@@ -77,6 +78,7 @@ def _parts(gate: Gate) -> Parts:
         "reads": Bulkhead("read", 2, 1.0),
         "url_policy": UrlPolicy(),
         "gate": gate,
+        "page_tokens": PageTokens(None),
     }
     return Parts(**{**dict.fromkeys((part.name for part in fields(Parts)), nothing), **needed})
 

@@ -15,6 +15,7 @@ from traffic_manager.access.key_registry import KeyRegistry
 from traffic_manager.api.access import Gate, principal_of
 from traffic_manager.api.idempotency import idempotency_key_in
 from traffic_manager.api.origin import TrustedProxies
+from traffic_manager.api.pages import PageTokens
 from traffic_manager.api.problems import Headers
 from traffic_manager.api.requests import WHOLE_NUMBER
 from traffic_manager.config.settings import Settings
@@ -56,6 +57,7 @@ class Parts:
     gate: Gate
     proxies: TrustedProxies
     key_registry: KeyRegistry
+    page_tokens: PageTokens
     # Tells the parent, if there is one, that this worker runs.
     beat: Callable[[], None] | None
     overload: Overload

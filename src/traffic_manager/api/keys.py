@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 from traffic_manager.access.key_registry import Issued
 from traffic_manager.access.permissions import ANY, Grant, Operation, operations_of
 from traffic_manager.access.ports import ApiKey
-from traffic_manager.api import pages, schemas
+from traffic_manager.api import schemas
 from traffic_manager.api.access import GivenCaller
 from traffic_manager.api.context import GivenAuthor, GivenParts, PageSize, PageToken, Parts, json_answer
 from traffic_manager.api.documents import documented
@@ -48,11 +48,11 @@ async def list_keys(
 ) -> Response:
     """Return the keys that the caller administers, in the order of their ids."""
     caller.check_anywhere(Operation.LIST_KEYS)
-    after = pages.id_after(page_token, ["keys"])
+    after = parts.page_tokens.id_after(page_token, ["keys"])
     head, keys = await parts.reads.run(lambda: parts.key_registry.keys(caller))
     following = [key for key in keys if key.id > after]
     page = following[:page_size]
-    token = pages.token_of(page[-1].id, ["keys"]) if len(following) > page_size else None
+    token = parts.page_tokens.token_of(page[-1].id, ["keys"]) if len(following) > page_size else None
     return json_answer({"keys": [key_json(key) for key in page], "next_page_token": token}, head.position)
 
 

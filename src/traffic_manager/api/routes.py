@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from traffic_manager.access.permissions import Operation as Access
 from traffic_manager.access.permissions import Principal
-from traffic_manager.api import pages, schemas
+from traffic_manager.api import schemas
 from traffic_manager.api.access import GivenCaller
 from traffic_manager.api.changes import change_json, position_of
 from traffic_manager.api.context import (
@@ -188,12 +188,12 @@ async def list_routes(
 ) -> Response:
     """Return the routes that have all the names asked for, in the order of their names."""
     asked = (*wanted.names, is_active)
-    after = pages.key_after(page_token, asked)
+    after = parts.page_tokens.key_after(page_token, asked)
     wanted = caller.narrowed(Access.LIST, wanted)
     page = await parts.read(
         lambda: parts.store.page(wanted, is_active, after, page_size), at_least, lambda page: page.head
     )
-    token = pages.token_of(page.last, asked) if page.last is not None else None
+    token = parts.page_tokens.token_of(page.last, asked) if page.last is not None else None
     document = {"routes": [route_json(route) for route in page.routes], "next_page_token": token}
     return json_answer(document, page.head.position)
 
@@ -285,11 +285,11 @@ async def history(
     """Return the changes of a route, the newest first; empty if it never was."""
     key = RouteKey.of(tenant, service, env, version)
     caller.check(Access.HISTORY, key.tenant, key.env)
-    below = pages.revision_below(page_token, key)
+    below = parts.page_tokens.revision_below(page_token, key)
     page = await parts.read(
         lambda: parts.store.history(key, below, page_size), at_least, lambda page: page.head
     )
-    token = pages.token_of(page.last, key) if page.last is not None else None
+    token = parts.page_tokens.token_of(page.last, key) if page.last is not None else None
     is_truncated = page.compacted_revision > 0 and not page.has_more
     document = {
         "changes": [change_json(change) for change in page.changes],
