@@ -16,6 +16,7 @@ from traffic_manager import __version__
 from traffic_manager.api import changes, keys, operations, problems, resolve_batch, routes, stream
 from traffic_manager.api.access import HEALTH, Door, free_calls
 from traffic_manager.api.context import Parts
+from traffic_manager.api.documents import describe_parameters
 from traffic_manager.api.head import HeadAsGet
 from traffic_manager.api.requests import shown
 from traffic_manager.api.schemas import ProblemAnswer
@@ -123,6 +124,7 @@ def describe(api: FastAPI) -> dict[str, Any]:  # Any: a JSON document
         )
         schemas |= schemas[ProblemAnswer.__name__].pop("$defs", {})
         _drop_foreign_errors(document)
+        describe_parameters(document)
         document["components"]["securitySchemes"] = _CREDENTIALS
         document["security"] = [{name: []} for name in _CREDENTIALS]
         for path in HEALTH:

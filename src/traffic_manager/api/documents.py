@@ -7,8 +7,9 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from traffic_manager.api.problems import INTERNAL, PROBLEMS
+from traffic_manager.api.problems import INTERNAL, PROBLEMS, JsonObject
 from traffic_manager.api.schemas import ProblemAnswer, ResolveAnswer, ResolveBatchAnswer, RouteAnswer
+from traffic_manager.routing.model import NAME_PATTERN
 
 _REFUSALS = {
     400: "The request is ill-formed; `errors` names each field",
@@ -31,9 +32,48 @@ _FLAGS = {
     "TM-Stale": _header("`?1` if the database has been out of reach for over a second."),
     "Age": _header("For how many seconds it has been so."),
 }
+_TAGS = r'(W/)?"[!#-+.-~]*"(, (W/)?"[!#-+.-~]*")*'
+_POSITION = r"[0-9a-f]{8}\.(0|[1-9][0-9]{0,17})"
+# What parameters look like, by name, with an example. They are checked elsewhere, so that every way in gives the same
+# errors.
+_GRAMMARS = {
+    "tenant": (NAME_PATTERN, "team-a"),
+    "service": (NAME_PATTERN, "payments"),
+    "env": (NAME_PATTERN, "prod"),
+    "version": (NAME_PATTERN, "v2"),
+    "key_id": ("[0-9A-Za-z]{12}", "3fPq9ZxW1kLm"),
+    "tm-min-revision": (_POSITION, "4be1f0a2.42"),
+    "after": (rf"{_POSITION}|[0-9]{{1,18}}", "0"),
+    "if-match": (rf"\*|{_TAGS}", '"4be1f0a2.42"'),
+    "if-none-match": (rf"\*|{_TAGS}", "*"),
+}
+# As pydantic calls them where a spelling is checked first.
+_BOUNDS = {"ge": "minimum", "le": "maximum"}
 _LOCATION = {"Location": _header("The path of the new route.")}
 _CHALLENGE = {"WWW-Authenticate": _header("`Bearer`.")}
 _RETRY = {"Retry-After": _header("Try again after so many seconds.")}
+
+
+def describe_parameters(document: JsonObject) -> None:
+    """Have the OpenAPI *document* say what the parameters of its calls look like. One that may be left out cannot be
+    null for that: nothing in a path, a query or a header is."""
+    for calls in document["paths"].values():
+        for method, call in calls.items():
+            for parameter in call.get("parameters", ()):
+                _describe(parameter["schema"], parameter["name"])
+                if method == "get" and parameter["name"] == "if-none-match":
+                    del parameter["schema"][
+                        "pattern"
+                    ]  # a read answers in full where it does not know the tag
+
+
+def _describe(schema: JsonObject, name: str) -> None:
+    if "anyOf" in schema:
+        schema |= next(kind for kind in schema.pop("anyOf") if kind != {"type": "null"})
+    schema |= {_BOUNDS[bound]: schema.pop(bound) for bound in _BOUNDS.keys() & schema.keys()}
+    if name in _GRAMMARS:
+        pattern, example = _GRAMMARS[name]
+        schema |= {"pattern": f"^({pattern})$", "examples": [example]}
 
 
 def documented(

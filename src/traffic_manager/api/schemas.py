@@ -229,7 +229,14 @@ class BatchAnswer(BaseModel):
 
 
 KeyId = Annotated[str, Field(description="The public part of a key.", examples=["3fPq9ZxW1kLm"])]
-GrantPlace = Annotated[str, Field(description="A name, or `*` for any.", examples=["team-a"])]
+GrantPlace = Annotated[
+    str,
+    Field(
+        description="A name, or `*` for any.",
+        examples=["team-a"],
+        json_schema_extra={"pattern": rf"^(\*|{NAME_PATTERN})$"},
+    ),
+]
 
 
 class GrantBody(Request):
