@@ -5,7 +5,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: run install install-dev test test-failed check lint types imports services lock bench bench-full model faults \
-	faults-full seeded-bugs soak clean
+	faults-full seeded-bugs soak canary clean
 
 run: install
 	@$(BIN)/traffic-manager serve
@@ -64,6 +64,11 @@ SOAK_MINUTES := 30
 soak: install-dev
 	@$(BIN)/python -m tests.servers.install
 	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES) --publish
+
+# Does one tenant ever see a byte of another's? Some minutes; its results go to docs/security-results.md.
+canary: install-dev
+	@$(BIN)/python -m tests.servers.install
+	@$(BIN)/python -m tests.access.canary --requests 100000 --publish
 
 check: lint types imports
 
