@@ -6,6 +6,8 @@
     │   ├── TooManyConnections  as many clients as may are connected
     │   └── TooManyOfAddress    as many clients of one address as may are connected
     ├── Unauthenticated         no credential that is known, whole and in force
+    │   └── TokenRefused        a token that is not good; says why, to logs alone
+    │       └── SigningKeyUnknown   it names a key that its issuer may have made lately
     ├── Forbidden               the credential does not permit it; says nothing of what is there
     ├── KeyNotFound             no such API key that the caller administers
     ├── KeysUnavailable         no pepper is set, so no key can be made
@@ -21,6 +23,7 @@
     │   ├── Busy                we are full; try again
     │   │   ├── Overloaded      requests wait too long for their turn; this one was refused at once
     │   │   └── TooManyWatchers no more may wait here for changes
+    │   ├── IssuerUnavailable   the keys of a token's issuer are not known, so it cannot be checked
     │   ├── NotYetReached       TM-Min-Revision lies in the future
     │   ├── StorageReadOnly     the database takes no writes
     │   ├── StorageFull         the database's disk is full
@@ -107,6 +110,22 @@ class Unauthenticated(TrafficManagerError):
 
     def __init__(self) -> None:
         super().__init__("a valid credential is needed")
+
+
+class TokenRefused(Unauthenticated):
+    """A token that is not good, for a *reason* that its sender is not told."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+
+class SigningKeyUnknown(TokenRefused):
+    """A token names a key that *issuer*, as we call it, has not published as far as we know: ask it, look again."""
+
+    def __init__(self, issuer: str) -> None:
+        super().__init__("names a key that its issuer does not have")
+        self.issuer = issuer
 
 
 class Forbidden(TrafficManagerError):
@@ -229,6 +248,14 @@ class TooManyWatchers(Busy):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} wait for changes at this worker already (WATCH_LIMIT); try again")
+
+
+class IssuerUnavailable(SourceUnavailable):
+    """The keys of *issuer*, as we call it, are not known here, so its tokens can be neither taken nor refused."""
+
+    def __init__(self, issuer: str) -> None:
+        super().__init__("the keys of the token's issuer are not known yet")
+        self.issuer = issuer
 
 
 class NotYetReached(SourceUnavailable):

@@ -20,7 +20,6 @@ from traffic_manager.access.key_registry import KeyRegistry
 from traffic_manager.api.access import Gate
 from traffic_manager.api.admission import most_connections
 from traffic_manager.api.app import build_app
-from traffic_manager.api.certificates import Loaded
 from traffic_manager.api.context import Parts
 from traffic_manager.api.handshakes import Handshakes
 from traffic_manager.api.origin import TrustedProxies
@@ -55,8 +54,10 @@ from traffic_manager.routing.unknown_names import UnknownNames
 from traffic_manager.routing.urls import UrlPolicy
 
 if TYPE_CHECKING:
+    from traffic_manager.api.certificates import Loaded
     from traffic_manager.cache.redis_client import RedisClient
     from traffic_manager.cache.route_cache import RedisRouteCache
+    from traffic_manager.providers.key_keeper import KeyKeeper
 
 # Connections of the pool that are not for reads: writer, relay, probe.
 _RESERVED_CONNECTIONS = 3
@@ -90,6 +91,10 @@ class Worker:
         self._database = open_database(settings.db, counters_of(metrics))
         store = SqlStore(self._database)
         self._beat = beat
+        self._certificates = memory.certificates
+        self._client_names = None if memory.keyring is None else ClientNames(memory.keyring.admitted)
+        self._key_keeper: KeyKeeper | None = None
+        gate = self._gate(memory)
         self._mirror = memory.mirror
         metrics.tm_bad_row_total.inc(memory.bad_rows)
         self._unknown_names = UnknownNames(settings.app.unknown_names_per_second)
@@ -118,8 +123,6 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exit_code = 0
         self._overload = Overload(metrics)
-        self._certificates = memory.certificates
-        self._client_names = None if memory.keyring is None else ClientNames(memory.keyring.admitted)
         resolver = Resolver(
             self._mirror, self._follower, self._route_cache(), store, self._reads, self._unknown_names
         )
@@ -138,7 +141,7 @@ class Worker:
             store=store,
             reads=self._reads,
             url_policy=UrlPolicy(settings.app.url_schemes, settings.app.url_deny_loopback),
-            gate=Gate(memory.keyring, self._client_names),
+            gate=gate,
             proxies=TrustedProxies(settings.api.trusted_proxies, settings.api.forwarded_header),
             key_registry=KeyRegistry(SqlKeyStore(self._database), settings.pepper, self._committed),
             page_tokens=PageTokens(settings.pepper),
@@ -166,7 +169,9 @@ class Worker:
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         self._loop = asyncio.get_running_loop()
         self._database.open()
-        heart = asyncio.gather(self._keep_beating(), self._overload.watch(), self._watch_certificates())
+        heart = asyncio.gather(
+            self._keep_beating(), self._overload.watch(), self._watch_certificates(), self._keep_keys()
+        )
         self._follower.start()
         self._registry.start()
         await self._catch_up()
@@ -194,6 +199,21 @@ class Worker:
     async def _watch_certificates(self) -> None:
         if self._certificates is not None:
             await self._certificates.watch(self._metrics, self._take_names)
+
+    def _gate(self, memory: Memory) -> Gate:
+        if memory.keyring is None or not memory.issuers:
+            return Gate(memory.keyring, self._client_names)
+        # Here, because their libraries take 0.1 s and 11 MB.
+        from traffic_manager.access.tokens import Tokens
+        from traffic_manager.providers.key_keeper import KeyKeeper
+
+        tokens = Tokens(memory.issuers, memory.keyring.admitted)
+        self._key_keeper = KeyKeeper(memory.issuers, tokens, self._metrics)
+        return Gate(memory.keyring, self._client_names, tokens, self._key_keeper.ask)
+
+    async def _keep_keys(self) -> None:
+        if self._key_keeper is not None:
+            await self._key_keeper.run()
 
     def _take_names(self, loaded: Loaded) -> None:
         if self._client_names is not None:
@@ -296,6 +316,7 @@ class Worker:
 
     def _sources(self) -> dict[str, Source]:
         sources = {"health": self._health.probe, "pool": self._measure_pool, "mirror": self._measure_mirror}
+        sources |= {"issuers": self._measure_issuers} if self._key_keeper else {}
         sources |= {"snapshot": self._measure_snapshot, "overload": self._measure_overload}
         return sources | ({"outbox": self._measure_outbox} if self._outbox else {})
 
@@ -312,6 +333,10 @@ class Worker:
         self._metrics.tm_loop_delay_seconds.set(self._overload.standing_s)
         self._metrics.tm_connections.set(self._server.connections)
         self._lines.count(self._dropped_lines())
+
+    def _measure_issuers(self) -> None:
+        assert self._key_keeper is not None  # noqa: S101 a source only then
+        self._metrics.tm_issuer_keys_age_seconds.set(self._key_keeper.age_s)
 
     def _measure_snapshot(self) -> None:
         path = self._settings.snapshot_path
@@ -352,6 +377,8 @@ def import_parts(settings: Settings) -> None:
         modules.append("traffic_manager.cache.route_cache")
     if settings.kafka.bootstrap_servers:
         modules += [f"traffic_manager.events.{name}" for name in ("kafka_probe", "kafka_producer", "relay")]
+    if settings.auth.issuers_file:
+        modules += ["traffic_manager.access.tokens", "traffic_manager.providers.key_keeper"]
     for module in modules:
         import_module(module)
 

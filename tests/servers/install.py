@@ -1,7 +1,8 @@
 """`python -m tests.servers.install`: bring the programs that the test servers need.
 
 On Debian and its kin, as root, packages are installed; elsewhere it says what to install. Kafka comes from
-Maven, by its coordinates, into an ignored folder of the repository. It needs nothing but Python itself.
+Maven, by its coordinates, and the OpenID provider from npm, both into an ignored folder of the repository. It needs
+nothing but Python itself.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from . import programs
-from .programs import KAFKA_FOLDER, KAFKA_VERSION, NotInstalled
+from .programs import KAFKA_FOLDER, KAFKA_VERSION, OIDC_FOLDER, OIDC_VERSION, NotInstalled
 
 COPY_DEPENDENCIES = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 # Kafka itself, and a logger that writes to standard error.
@@ -44,7 +45,11 @@ ANY_CLUSTER_ID = "dHJhZmZpYy1tYW5hZ2VyLQ"
 
 
 def main() -> int:
-    problems = [problem for step in (_redis, _postgres, _pgbouncer, _kafka) if (problem := _problem_of(step))]
+    problems = [
+        problem
+        for step in (_redis, _postgres, _pgbouncer, _kafka, _oidc_provider)
+        if (problem := _problem_of(step))
+    ]
     if shutil.which("kcat") is None:
         print("kcat: not found; the tests do without, but it is handy to look into topics")
     for problem in problems:
@@ -79,6 +84,14 @@ def _kafka() -> Path:
         found_or_installed(programs.maven, "maven")
         _fetch_kafka()
     return programs.kafka()
+
+
+def _oidc_provider() -> Path:
+    found_or_installed(programs.node, "nodejs")
+    if not OIDC_FOLDER.is_dir():
+        found_or_installed(programs.npm, "npm")
+        _fetch_oidc_provider()
+    return programs.oidc_provider()
 
 
 def found_or_installed(find: Callable[[], Path], *packages: str) -> Path:
@@ -130,6 +143,21 @@ def _fetch_kafka() -> None:
             fetched.rename(KAFKA_FOLDER)
 
 
+def _fetch_oidc_provider() -> None:
+    """Make OIDC_FOLDER in one step, as Kafka's."""
+    OIDC_FOLDER.parent.mkdir(exist_ok=True)
+    with _locked(OIDC_FOLDER.parent / "oidc-provider.lock"):
+        if OIDC_FOLDER.is_dir():
+            return
+        print(f"fetching oidc-provider {OIDC_VERSION} (3 MB) ...", flush=True)
+        with tempfile.TemporaryDirectory(dir=OIDC_FOLDER.parent, prefix="oidc-") as work:
+            fetched = Path(work) / "oidc-provider"
+            fetched.mkdir()
+            quiet = ["--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--no-save"]
+            _run([str(programs.npm()), "install", *quiet, f"oidc-provider@{OIDC_VERSION}"], fetched)
+            fetched.rename(OIDC_FOLDER)
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as lock:
@@ -159,7 +187,7 @@ def _run(command: Sequence[str], work: Path) -> None:
         command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if done.returncode != 0:
-        raise NotInstalled(f"Kafka {KAFKA_VERSION} could not be fetched:\n{done.stdout[-2000:]}")
+        raise NotInstalled(f"{command[0]} could not fetch it:\n{done.stdout[-2000:]}")
 
 
 if __name__ == "__main__":

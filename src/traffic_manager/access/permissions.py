@@ -111,13 +111,15 @@ class CredentialKind(StrEnum):
 
     KEY = "key"
     CERTIFICATE = "certificate"
+    TOKEN = "token"  # noqa: S105 a kind
     NONE = "none"  # nobody is asked
 
 
 @dataclass(frozen=True)
 class Principal:
     """Somebody who asks: *name* is what changes say of who made them, *key_id* the API key that was shown, *sources*
-    where each of the grants comes from, *expires_at* when the credential ends (seconds since 1970; None: unknown)."""
+    where each of the grants comes from, *expires_at* when the credential ends (seconds since 1970; None: unknown),
+    *signer* the issuer of a token and the name of the key that signed it."""
 
     name: str
     grants: tuple[Grant, ...]
@@ -125,6 +127,7 @@ class Principal:
     credential: CredentialKind = CredentialKind.KEY
     sources: tuple[str, ...] = ()
     expires_at: float | None = None
+    signer: tuple[str, str] | None = None
     # Where it may resolve: beside the others, because the lane asks this of every request.
     resolvable: frozenset[Place] = field(init=False, repr=False, compare=False)
     _places: Mapping[Operation, frozenset[Place]] = field(init=False, repr=False, compare=False)

@@ -7,10 +7,11 @@ it before anything is looked up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import structlog
 from fastapi import Depends, Request
 
 from traffic_manager.access.admitted import mark_of
@@ -18,8 +19,17 @@ from traffic_manager.access.client_names import ClientCertificate, ClientNames
 from traffic_manager.access.keyring import Keyring
 from traffic_manager.access.permissions import CredentialKind, Grant, Principal, Role
 from traffic_manager.api.problems import Headers
-from traffic_manager.errors import TrafficManagerError, Unauthenticated
+from traffic_manager.errors import (
+    IssuerUnavailable,
+    SigningKeyUnknown,
+    TokenRefused,
+    TrafficManagerError,
+    Unauthenticated,
+)
 from traffic_manager.routing.watchers import always
+
+if TYPE_CHECKING:
+    from traffic_manager.access.tokens import Tokens
 
 # ASGI's own types are dictionaries of anything.
 Scope = Any
@@ -27,6 +37,8 @@ Receive = Any
 Send = Any
 App = Any
 Refuse = Callable[[Scope, TrafficManagerError], tuple[int, Headers, bytes]]
+
+log = structlog.get_logger(__name__)
 
 _BEARER = b"bearer "
 # Where nobody is asked who they are, everybody is this one.
@@ -45,12 +57,20 @@ METRICS = "/metrics"
 
 
 class Gate:
-    """Tells who shows a credential: a key of *keyring*, or a certificate with one of *names*. *keyring* None: nobody
-    is asked for one, and *is_open*."""
+    """Tells who shows a credential: a key of *keyring*, a certificate with one of *names*, or one of *tokens*, whose
+    issuers *ask* asks for their keys. *keyring* None: nobody is asked for one, and *is_open*."""
 
-    def __init__(self, keyring: Keyring | None, names: ClientNames | None = None) -> None:
+    def __init__(
+        self,
+        keyring: Keyring | None,
+        names: ClientNames | None = None,
+        tokens: Tokens | None = None,
+        ask: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
         self._keyring = keyring
         self._names = names
+        self._tokens = tokens
+        self._ask = ask
         self.is_open = keyring is None
         # As that of what is remembered; the lane calls it without a detour.
         self.permits_resolve = keyring.admitted.permits_resolve if keyring is not None else _permits_all
@@ -64,10 +84,24 @@ class Gate:
             return ANONYMOUS
         credential = _credential_of(headers)
         if credential is not None:
-            return self._keyring.principal_of(credential)
+            is_token = self._tokens is not None and b"." in credential
+            source = self._tokens if self._tokens is not None and is_token else self._keyring
+            return source.principal_of(credential)
         if certificate is None or self._names is None:
             raise Unauthenticated
         return self._names.principal_of(certificate)
+
+    async def admit_patiently(
+        self, headers: Iterable[tuple[bytes, bytes]], certificate: ClientCertificate | None = None
+    ) -> Principal:
+        """Return who asks, as `admit` does; if that takes a key that is not known, ask its issuer first."""
+        try:
+            return self.admit(headers, certificate)
+        except (SigningKeyUnknown, IssuerUnavailable) as unknown:
+            if self._ask is None:
+                raise
+            await self._ask(unknown.issuer)
+        return self.admit(headers, certificate)
 
     def mark_of(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         """Return what stands in memory for the credential in the headers; None if there is none, or if it is not
@@ -84,6 +118,8 @@ class Gate:
         """Return what tells whether *principal*, let in a while ago, would be let in now."""
         if principal.credential is CredentialKind.CERTIFICATE and self._names is not None:
             return partial(self._names.knows, principal)
+        if principal.credential is CredentialKind.TOKEN and self._tokens is not None:
+            return partial(self._tokens.knows, principal)
         return always if self._keyring is None else partial(self._keyring.knows, principal)
 
     def recheck(self, principal: Principal) -> None:
@@ -129,10 +165,12 @@ class Door:
         """Pass a request on with its principal, or refuse it before its body is read."""
         if scope["type"] == "http":
             try:
-                principal = self._free.get(scope["path"]) or self._gate.admit(
+                principal = self._free.get(scope["path"]) or await self._gate.admit_patiently(
                     scope["headers"], _certificate_of(scope)
                 )
             except TrafficManagerError as error:
+                if isinstance(error, TokenRefused):
+                    log.debug("token_refused", reason=error.reason)
                 status, headers, body = self._refuse(scope, error)
                 headers = [*headers, (b"content-length", str(len(body)).encode())]
                 await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -63,7 +63,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     operations.docs_router,
 )
 _CREDENTIALS = {
-    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a token."},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
 }
 # A body of 4 MiB can break a million rules; whoever repairs it reads only the first.

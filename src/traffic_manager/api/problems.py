@@ -57,6 +57,7 @@ PROBLEMS: dict[type[TrafficManagerError], Problem] = {
     errors.TooManyWatchers: Problem(503, "too-many-watchers", "Too many wait for changes here"),
     errors.NotYetReached: Problem(503, "not-yet-reached", "The revision does not exist yet"),
     errors.StorageReadOnly: Problem(503, "storage-read-only", "The database takes no writes now"),
+    errors.IssuerUnavailable: Problem(503, "issuer-unavailable", "The token cannot be checked now"),
     errors.StorageFull: Problem(503, "storage-full", "The database's disk is full"),
     errors.OutcomeUnknown: Problem(503, "outcome-unknown", "The change may or may not have been made"),
 }

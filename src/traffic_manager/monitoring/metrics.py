@@ -257,6 +257,12 @@ class Metrics:
             "When the server's certificate ends, seconds since 1970; 0 without TLS.",
             "livemin",
         )
+        self.tm_issuer_fetches_total = self._counter(
+            "tm_issuer_fetches_total", "Times that an issuer was asked for its keys.", outcome=Outcome
+        )
+        self.tm_issuer_keys_age_seconds = self._gauge(
+            "tm_issuer_keys_age_seconds", "Longest time since an issuer told its keys.", "livemax"
+        )
 
     def _build_revisions(self) -> None:
         self.tm_applied_revision = self._gauge(
