@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 # The Alembic revision that this program works with; a test holds it equal to the newest migration.
-SCHEMA_VERSION = "0007"
+SCHEMA_VERSION = "0008"
 # Tables of the version after ours serve us too: who upgrades migrates first, while we run still. See ADR 16.
 NEXT_SCHEMA_VERSION = f"{int(SCHEMA_VERSION) + 1:04}"
 
@@ -86,6 +86,8 @@ changes = Table(
     Column("chain_version", Integer, nullable=False),
     # What a change of another kind than `route` is about, as JSON text; part of the chain from version 2 on.
     Column("detail", Text),
+    # From where it was asked for; part of the chain from version 3 on.
+    Column("address", Text),
     # History of a route, and the filters of /changes that begin with the tenant.
     Index("ix_changes_key", "tenant", "service", "env", "version", "revision"),
 )
