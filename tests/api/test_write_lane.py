@@ -33,6 +33,7 @@ from traffic_manager.api.access import Gate
 from traffic_manager.api.connection import Connection
 from traffic_manager.api.context import Parts
 from traffic_manager.api.lane import LaneConnection
+from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.pages import PageTokens
 from traffic_manager.config.settings import load_settings
 from traffic_manager.routing.bulkhead import Bulkhead
@@ -77,6 +78,7 @@ def _parts(gate: Gate) -> Parts:
         "store": store,
         "reads": Bulkhead("read", 2, 1.0),
         "url_policy": UrlPolicy(),
+        "proxies": TrustedProxies(("127.0.0.1/32",)),
         "gate": gate,
         "page_tokens": PageTokens(None),
     }
@@ -183,6 +185,8 @@ HEADERS = [
     ("Accept", ["text/html", "*/*"]),
     ("Authorization", ["Bearer x"]),
     ("Cache-Control", ["no-cache"]),
+    ("TM-Reason", ["why not", "", "r" * 256, "r" * 257, "\xfc", "\xc3\xbc", "a\tb", "\xe2\x80\xae"]),
+    ("X-Forwarded-For", ["203.0.113.7", "nonsense", "203.0.113.7, 127.0.0.1"]),
     ("Idempotency-Key", ["one", '"one"', "two", "", '"', 'a"b', "a b", "a\\b", "k" * 255, "k" * 256, "\xfc"]),
 ]
 MEDIA_TYPES = [
@@ -289,6 +293,15 @@ def test_changes_that_are_done_once_are_answered_alike_each_time(twins: Twins) -
     fast, documented = twins.answers(reused)
     assert fast == documented
     assert b"idempotency-key-reused" in fast
+
+
+def test_who_made_a_change_whence_and_why_is_written_down_alike(twins: Twins) -> None:
+    said = (b"TM-Reason: h\xc3\xb6her", b"TM-Reason: INC-42", b"X-Forwarded-For: 203.0.113.7")
+    for plain in PLAIN[:-1]:
+        fast, documented = twins.answers(plain.replace(b"\r\n", b"\r\n%b\r\n" % b"\r\n".join(said), 1))
+        assert fast == documented
+    logs = [[(c.actor, c.address, c.reason) for c in store_of(twin).log()] for twin in twins.all]
+    assert logs[0] == logs[1] == [("anonymous", "203.0.113.7", "h\xf6her, INC-42")] * 5
 
 
 def test_plain_changes_never_come_as_far_as_the_documented_routes(

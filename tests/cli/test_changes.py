@@ -37,6 +37,18 @@ class TestOnce:
         assert [change["version"] for change in then["changes"]] == ["v2"]
         assert f"--after {page.document['next_after']} goes on" in page.err
 
+    def test_changes_are_found_by_who_made_them_and_tell_why(
+        self, tm: CommandLine, client: Client, tenant: str
+    ) -> None:
+        route = f"{tenant}/s/e/v1"
+        assert tm("--reason", "INC-42: höher", "routes", "put", route, "https://h.example.com").code == 0
+        put(client, tenant, url="https://other.example.com")
+        asked = ("changes", "--tenant", tenant, "--actor", "anonymous", "--since", "2026-01-01T00:00:00Z")
+        found = tm(*asked, "--action", "created", "-o", "json").document["changes"]
+        assert [(c["address"], c["reason"]) for c in found] == [("127.0.0.1", "INC-42: höher")]
+        assert "INC-42: höher" in tm("routes", "history", route).out
+        assert tm(*asked, "--follow").code == 2
+
     def test_without_a_revision_the_newest_are_shown(
         self, tm: CommandLine, client: Client, tenant: str
     ) -> None:

@@ -21,7 +21,7 @@ from traffic_manager.db.postgres import with_rows
 from traffic_manager.db.session import Cursor, Session
 from traffic_manager.db.store import _DELETE_ROUTES, _KEY_TYPES
 from traffic_manager.routing.model import RouteKey
-from traffic_manager.routing.ports import NameFilter
+from traffic_manager.routing.ports import ChangeTraits, NameFilter
 
 ROUTES = 20_000
 _LAST = a_key("service-150", "v50", tenant="tenant-15")
@@ -81,6 +81,9 @@ STATEMENTS: dict[str, Callable[[SqlEngine], object]] = {
     "page of a version": lambda e: e.store.page(NameFilter(version="v50"), None, _LAST, 100),
     "history": lambda e: e.store.history(_LAST, 100_000, 100),
     "changes": lambda e: e.store.changes(NameFilter(), ROUTES - 10, 100),
+    "changes of somebody": lambda e: e.store.changes(
+        NameFilter(), ROUTES - 10, 100, ChangeTraits(actor="alice", since=1)
+    ),
     "changes of a route": lambda e: e.store.changes(NameFilter(*_LAST), ROUTES - 10, 100),
     "pulse": lambda e: e.feed().pulse(ROUTES),
     "pulse with changes": lambda e: e.feed().pulse(ROUTES - 10, 2000),

@@ -22,7 +22,8 @@ from tests.routing.builders import (
 )
 from tests.routing.memory_store import MemoryStore
 from traffic_manager.routing.model import Action, RouteKey
-from traffic_manager.routing.ports import NameFilter, RouteStore
+from traffic_manager.routing.operations import Author, Operation, Overlay
+from traffic_manager.routing.ports import ChangeTraits, NameFilter, RouteStore
 
 ANY = NameFilter()
 
@@ -239,6 +240,53 @@ def test_changes_can_be_asked_for_by_any_name(engine: Engine, wanted: NameFilter
     page = engine.store.changes(wanted, 0, 10)
     assert [c.key for c in page.changes] == [key for key in keys if wanted.matches(key)]
     assert page.head.revision == 5
+
+
+def commit_as(store: RouteStore, author: Author, now: int, *operations: Operation) -> None:
+    """Commit *operations* of *author* as if the database's clock stood at *now*."""
+    with store.writing([operation.key for operation in operations]) as transaction:
+        overlay = Overlay(transaction.head, now, transaction.routes)
+        overlay.apply(operations, author, is_batch=True)
+        transaction.append(overlay.changes, overlay.after)
+
+
+def revisions(store: RouteStore, traits: ChangeTraits, after: int = 0, limit: int = 100) -> list[int]:
+    """Return which changes are found."""
+    return [change.revision for change in store.changes(ANY, after, limit, traits).changes]
+
+
+def test_changes_can_be_asked_for_by_what_they_are_like(engine: Engine) -> None:
+    commit_as(engine.store, Author("alice/k1", "c-1", address="192.0.2.1", reason="why"), 1000, create())
+    commit_as(engine.store, Author("alice/k2", "c-2"), 2000, deactivate())
+    commit_as(engine.store, Author("alicia", "c-3"), 3000, activate())
+    commit_as(engine.store, Author("alice", "c-4"), 4000, deactivate())
+    found = {
+        ChangeTraits(actor="alice"): [1, 2, 4],
+        ChangeTraits(actor="alice/k1"): [1],
+        ChangeTraits(actor="ali"): [],
+        ChangeTraits(actor="%"): [],
+        ChangeTraits(action=Action.DEACTIVATED): [2, 4],
+        ChangeTraits(since=2000): [2, 3, 4],
+        ChangeTraits(until=2000): [1],
+        ChangeTraits(since=2000, until=4000, actor="alice"): [2],
+    }
+    assert {traits: revisions(engine.store, traits) for traits in found} == found
+    first = engine.store.changes(ANY, 0, 1, ChangeTraits()).changes[0]
+    assert (first.address, first.reason) == ("192.0.2.1", "why")
+    assert engine.store.history(a_key(), None, 1).changes[0].address is None
+
+
+def test_a_page_of_changes_by_what_they_are_like_is_looked_for_in_so_many(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("traffic_manager.db.store", "tests.routing.memory_store"):
+        monkeypatch.setattr(f"{module}.TRAITS_SCAN", 3)
+    commit(engine.store, create(), deactivate(), activate(), deactivate(), activate(), deactivate())
+    traits = ChangeTraits(action=Action.DEACTIVATED)
+    pages = [engine.store.changes(ANY, after, 100, traits) for after in (0, 3, 6)]
+    assert [[c.revision for c in page.changes] for page in pages] == [[2], [4, 6], []]
+    assert [page.last for page in pages] == [3, None, None]
+    assert [engine.store.changes(ANY, 3, 1, traits).last] == [4]
 
 
 def test_changes_pass_over_other_kinds_but_the_head_counts_them(engine: Engine) -> None:

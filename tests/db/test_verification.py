@@ -53,6 +53,14 @@ _DAMAGES: dict[str, tuple[str, str]] = {
         "update changes set actor = 'mallory' where revision = 3",
         "revision 3: its digest does not follow",
     ),
+    "an address that was written in later": (
+        "update changes set address = '192.0.2.1' where revision = 3",
+        "revision 3: its digest does not follow",
+    ),
+    "a version of the chain that there is not": (
+        "update changes set chain_version = 9 where revision = 3",
+        "revision 3: its digest does not follow",
+    ),
     "an edited digest": (
         "update changes set chain = (select chain from changes where revision = 1) where revision = 4",
         "revision 4: its digest does not follow",

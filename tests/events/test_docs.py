@@ -17,7 +17,17 @@ from traffic_manager.routing.model import Action
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "events.md").read_text()
-EXAMPLE = event_of(a_change(42, action=Action.UPDATED, url="https://payments-v1.example.com"), EPOCH, 1)
+EXAMPLE = event_of(
+    a_change(
+        42,
+        action=Action.UPDATED,
+        url="https://payments-v1.example.com",
+        address="192.0.2.17",
+        reason="INC-42",
+    ),
+    EPOCH,
+    1,
+)
 
 
 def block(language: str) -> str:

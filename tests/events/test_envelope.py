@@ -21,7 +21,8 @@ def test_the_value_has_exactly_the_published_fields_in_their_order() -> None:
         b'{"event_id":"0f8e5b1c2d3a4e5f8a9b0c1d2e3f4a5b:42","event_type":"route_changed","action":"activated",'
         b'"tenant":"team-a","service":"payments","env":"prod","version":"v1",'
         b'"url":"https://pay.example.com/v1","is_active":true,"revision":42,"epoch_number":3,'
-        b'"actor":"alice","occurred_at":"2026-01-01T00:00:00.000001Z","correlation_id":"c-42"}'
+        b'"actor":"alice","occurred_at":"2026-01-01T00:00:00.000001Z","correlation_id":"c-42",'
+        b'"address":null,"reason":null}'
     )
 
 

@@ -16,8 +16,10 @@ from traffic_manager.db.retention import compact
 from traffic_manager.errors import OutcomeUnknown, SourceUnavailable
 from traffic_manager.routing.model import RouteKey
 from traffic_manager.routing.ports import (
+    ANY_TRAITS,
     ChangeFeed,
     ChangePage,
+    ChangeTraits,
     Claim,
     NameFilter,
     Pulse,
@@ -168,9 +170,11 @@ class Line:
         self._pass()
         return self._store.history(key, below, size)
 
-    def changes(self, wanted: NameFilter, after: int, limit: int) -> ChangePage:
+    def changes(
+        self, wanted: NameFilter, after: int, limit: int, traits: ChangeTraits = ANY_TRAITS
+    ) -> ChangePage:
         self._pass()
-        return self._store.changes(wanted, after, limit)
+        return self._store.changes(wanted, after, limit, traits)
 
     @contextmanager
     def writing(

@@ -19,8 +19,11 @@ from traffic_manager.routing.bell import Bell
 from traffic_manager.routing.chain import CHAIN_START, next_link
 from traffic_manager.routing.model import Change, Route, RouteKey
 from traffic_manager.routing.ports import (
+    ANY_TRAITS,
     RECEIPTS_KEPT_US,
+    TRAITS_SCAN,
     ChangePage,
+    ChangeTraits,
     Claim,
     Entry,
     Head,
@@ -122,10 +125,15 @@ class MemoryStore:
             last = found[size - 1].revision if len(found) > size else None
             return ChangePage(self.head, found[:size], last, self.compacted_revision)
 
-    def changes(self, wanted: NameFilter, after: int, limit: int) -> ChangePage:
+    def changes(
+        self, wanted: NameFilter, after: int, limit: int, traits: ChangeTraits = ANY_TRAITS
+    ) -> ChangePage:
         with self._answering():
-            found = [c for c in self.log() if c.revision > after and wanted.matches(c.key)]
-            last = found[limit - 1].revision if len(found) > limit else None
+            upto = self.head.revision if traits == ANY_TRAITS else after + TRAITS_SCAN
+            found = [c for c in self.log() if after < c.revision <= upto and wanted.matches(c.key)]
+            found = [c for c in found if traits.match(c)]
+            last = upto if upto < self.head.revision else None
+            last = found[limit - 1].revision if len(found) > limit else last
             return ChangePage(self.head, found[:limit], last, self.compacted_revision)
 
     @contextmanager

@@ -54,9 +54,19 @@ def test_digests_are_those_of_version_1() -> None:
     )
 
 
+def test_a_change_from_a_known_address_is_hashed_with_it() -> None:
+    text = (
+        '[1,2,"route","team-a","payments","prod","v2","created",'
+        '"https://payments.example.com/v2?q=\\"%C3%BC\\"",true,null,"Zoë","why","c-1",1767225600000000,'
+        'null,"192.0.2.1"]'
+    )
+    change = FIRST._replace(address="192.0.2.1", reason="why")
+    assert next_link(CHAIN_START, change) == hashlib.sha256(bytes(32) + text.encode()).digest()
+
+
 def test_every_column_of_a_change_is_in_its_digest() -> None:
-    # The key is four columns, and the kind is one more.
-    assert len(columns_of(FIRST)) == len(Change._fields) + 3 + 1
+    # The key is four columns, and the kind is one more; the address is in the digest only where it is known.
+    assert len(columns_of(FIRST)) == len(Change._fields) - 1 + 3 + 1
 
 
 @pytest.mark.parametrize(

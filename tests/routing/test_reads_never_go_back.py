@@ -62,9 +62,11 @@ from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.model import Position, RouteKey
 from traffic_manager.routing.operations import Operation, Verb
 from traffic_manager.routing.ports import (
+    ANY_TRAITS,
     CachedRoute,
     ChangeFeed,
     ChangePage,
+    ChangeTraits,
     Claim,
     Entry,
     NameFilter,
@@ -113,8 +115,10 @@ class SlowStore:
     def history(self, key: RouteKey, below: int | None, size: int) -> ChangePage:
         return self._store.history(key, below, size)
 
-    def changes(self, wanted: NameFilter, after: int, limit: int) -> ChangePage:
-        return self._store.changes(wanted, after, limit)
+    def changes(
+        self, wanted: NameFilter, after: int, limit: int, traits: ChangeTraits = ANY_TRAITS
+    ) -> ChangePage:
+        return self._store.changes(wanted, after, limit, traits)
 
     def writing(
         self, keys: Collection[RouteKey], claims: Collection[Claim] = ()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Annotated
 
 import orjson
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from traffic_manager.access.permissions import Operation, Principal
 from traffic_manager.api import schemas
@@ -18,13 +20,46 @@ from traffic_manager.api.documents import documented
 from traffic_manager.api.problems import JsonObject
 from traffic_manager.api.requests import NUMBER, WHOLE_NUMBER, StrictRoute
 from traffic_manager.errors import Busy, HistoryGone, InvalidInput
-from traffic_manager.routing.model import Change, Position, rfc3339
-from traffic_manager.routing.ports import ChangePage, Head, NameFilter
+from traffic_manager.routing.model import Action, Change, Position, microseconds_of, rfc3339
+from traffic_manager.routing.ports import ANY_TRAITS, ChangePage, ChangeTraits, Head, NameFilter
 
 # 200 who have to read the database at once have their turn within 0.5 s.
 _TURN_TIMEOUT_S = 5.0
+_is_time = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII).fullmatch
 
 router = APIRouter(prefix="/api/v1", route_class=StrictRoute, tags=["changes"])
+
+
+_Time = Annotated[str | None, Query(description="RFC 3339, such as `2026-11-27T12:00:00Z`.")]
+
+
+async def _traits(
+    actor: Annotated[
+        str | None,
+        Query(max_length=512, description="Made by this one, or with an API key of this owner."),
+    ] = None,
+    action: Annotated[Action | None, Query(description="Only changes that did this.")] = None,
+    since: _Time = None,
+    until: _Time = None,
+) -> ChangeTraits:
+    if actor is not None and not actor.isprintable():
+        raise invalid("actor", "invalid-parameter", "must be printable")
+    return ChangeTraits(actor, action, _microseconds(since, "since"), _microseconds(until, "until"))
+
+
+def _microseconds(text: str | None, field: str) -> int | None:
+    """Return the time that *text* says, in microseconds since 1970. Raises InvalidInput for *field*."""
+    if text is None:
+        return None
+    try:
+        if _is_time(text):
+            return microseconds_of(datetime.fromisoformat(text))
+    except (ValueError, OverflowError):  # the 31st of June
+        pass
+    raise invalid(field, "invalid-parameter", "must be a time such as 2026-11-27T12:00:00Z (RFC 3339)")
+
+
+GivenTraits = Annotated[ChangeTraits, Depends(_traits)]
 
 
 @router.get("/changes", **documented(200, schemas.ChangesAnswer, 400, 410, 412, 503))
@@ -33,6 +68,7 @@ async def changes(
     caller: GivenCaller,
     at_least: MinRevision,
     wanted: GivenNames,
+    traits: GivenTraits,
     after: Annotated[
         str, Query(description="Changes after this: a `next_after`, or a revision of this history.")
     ] = "0",
@@ -41,12 +77,16 @@ async def changes(
 ) -> Response:
     """Return changes in their order. With `wait` the answer comes when there is one, or when time is up."""
     given = position_of(after, "after")
+    if wait and traits != ANY_TRAITS:
+        raise invalid(
+            "wait", "invalid-parameter", "goes with names only, not with actor, action, since or until"
+        )
     wanted = caller.narrowed(Operation.CHANGES, wanted)
     page = None
     if wait and at_least is None:
         page = _remembered(parts, wanted, given, limit)
     if page is None:
-        page = await read_changes(parts, wanted, given, limit, at_least)
+        page = await read_changes(parts, wanted, given, limit, at_least, traits)
     if wait and not page.changes:
         page = await _awaited(parts, caller, wanted, page.head, limit, wait)
     return json_answer(_page_json(page), page.head.position)
@@ -101,11 +141,16 @@ async def turn(parts: Parts) -> AsyncIterator[None]:
 
 
 async def read_changes(
-    parts: Parts, wanted: NameFilter, after: Position, limit: int, at_least: Position | None
+    parts: Parts,
+    wanted: NameFilter,
+    after: Position,
+    limit: int,
+    at_least: Position | None,
+    traits: ChangeTraits = ANY_TRAITS,
 ) -> ChangePage:
     """Return changes after *after* from the database. Raises HistoryGone if it cannot be gone on from."""
     page = await parts.read(
-        lambda: parts.store.changes(wanted, after.revision, limit), at_least, lambda page: page.head
+        lambda: parts.store.changes(wanted, after.revision, limit, traits), at_least, lambda page: page.head
     )
     _check_continues(after, page)
     return page
@@ -161,6 +206,8 @@ def change_json(change: Change) -> JsonObject:
         "is_active": change.is_active,
         "previous": orjson.loads(change.previous) if change.previous else None,
         "actor": change.actor,
+        "address": change.address,
+        "reason": change.reason,
         "correlation_id": change.correlation_id,
         "occurred_at": rfc3339(change.occurred_at),
     }

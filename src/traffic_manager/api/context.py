@@ -12,11 +12,13 @@ import orjson
 from fastapi import Depends, Header, Query, Request, Response
 
 from traffic_manager.access.key_registry import KeyRegistry
+from traffic_manager.access.permissions import Principal
 from traffic_manager.api.access import Gate, principal_of
 from traffic_manager.api.idempotency import idempotency_key_in
-from traffic_manager.api.origin import TrustedProxies
+from traffic_manager.api.origin import Peer, TrustedProxies
 from traffic_manager.api.pages import PageTokens
 from traffic_manager.api.problems import Headers
+from traffic_manager.api.reason import reason_in
 from traffic_manager.api.requests import WHOLE_NUMBER
 from traffic_manager.config.settings import Settings
 from traffic_manager.errors import FieldProblem, InvalidInput
@@ -99,19 +101,46 @@ def correlation_id_of(request: Request) -> str:
     return str(request.scope["state"]["correlation_id"])
 
 
-async def _author(request: Request) -> Author:
-    return Author(principal_of(request).name, correlation_id_of(request))
+def author_of(
+    parts: Parts,
+    caller: Principal,
+    correlation_id: str,
+    peer: Peer,
+    headers: Headers,
+    *,
+    is_once: bool = True,
+) -> Author:
+    """Return who asks for a change, whence and why, and by what the request is named if it *is_once*. Raises
+    InvalidInput. The lane and the documented routes have it from here."""
+    key = idempotency_key_in(headers) if is_once else None
+    address = parts.proxies.address_of(peer, headers)
+    return Author(caller.name, correlation_id, key, address, reason_in(headers))
+
+
+GivenReason = Annotated[
+    str | None, Header(alias="TM-Reason", description="Why; it stands in the log of changes.")
+]
+
+
+async def _author(request: Request, _reason: GivenReason = None) -> Author:
+    return _author_in(request, is_once=False)
 
 
 async def _author_once(
     request: Request,
+    _reason: GivenReason = None,
     _idempotency_key: Annotated[
         str | None,
         Header(alias="Idempotency-Key", description="Names the request: sent again it is not done again."),
     ] = None,
 ) -> Author:
-    key = idempotency_key_in(request.scope["headers"])
-    return Author(principal_of(request).name, correlation_id_of(request), key)
+    return _author_in(request, is_once=True)
+
+
+def _author_in(request: Request, *, is_once: bool) -> Author:
+    scope, parts = request.scope, cast("Parts", request.app.state.parts)
+    caller, correlation_id = principal_of(request), correlation_id_of(request)
+    return author_of(parts, caller, correlation_id, scope["client"], scope["headers"], is_once=is_once)
 
 
 async def _min_revision(

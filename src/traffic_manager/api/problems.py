@@ -68,6 +68,8 @@ STATUS_OF_CODE = {
     "invalid-revision": 400,
     "invalid-tag": 400,
     "invalid-idempotency-key": 400,
+    "invalid-reason": 400,
+    "missing-reason": 400,
     "invalid-page-token": 400,
     "missing-parameter": 400,
     "doubled-parameter": 400,

@@ -29,6 +29,7 @@ from traffic_manager.api.context import (
 from traffic_manager.api.documents import documented
 from traffic_manager.api.idempotency import REPLAYED
 from traffic_manager.api.problems import JsonObject, route_json
+from traffic_manager.api.reason import FIELD
 from traffic_manager.api.requests import NUMBER, TRUE_OR_FALSE, StrictRoute
 from traffic_manager.api.resolve import matches, render_answer, tags_of
 from traffic_manager.api.resolve_poll import not_older, wait_for_change
@@ -129,7 +130,7 @@ async def create(
     preconditions: GivenPreconditions,
 ) -> Response:
     """Create a route, active. 200 if the same active route exists, 409 if another one does."""
-    operation = operation_of(parts, caller, Verb.CREATE, _names(body), body.url)
+    operation = operation_of(parts, caller, author, Verb.CREATE, _names(body), body.url)
     return await _write_one(parts, author, preconditions.on(operation))
 
 
@@ -142,7 +143,7 @@ async def activate(
     preconditions: GivenPreconditions,
 ) -> Response:
     """Let a route resolve. Nothing changes if it does already."""
-    operation = operation_of(parts, caller, Verb.ACTIVATE, _names(body))
+    operation = operation_of(parts, caller, author, Verb.ACTIVATE, _names(body))
     return await _write_one(parts, author, preconditions.on(operation))
 
 
@@ -155,7 +156,7 @@ async def deactivate(
     preconditions: GivenPreconditions,
 ) -> Response:
     """Keep a route, but let it resolve no more. Nothing changes if it does not already."""
-    operation = operation_of(parts, caller, Verb.DEACTIVATE, _names(body))
+    operation = operation_of(parts, caller, author, Verb.DEACTIVATE, _names(body))
     return await _write_one(parts, author, preconditions.on(operation))
 
 
@@ -166,7 +167,7 @@ async def batch(
     """Do up to 1,000 operations in one transaction: all, in their order, or none. The failing one's status and
     `index` are the answer then. With `dry_run` nothing is written."""
     # On a thread: to check a thousand URLs takes longer than other requests should wait for.
-    operations = await asyncio.to_thread(_operations, parts, caller, body.operations)
+    operations = await asyncio.to_thread(_operations, parts, caller, author, body.operations)
     if body.dry_run:
         written = await parts.reads.run(lambda: parts.registry.rehearse(operations, author))
     else:
@@ -243,7 +244,7 @@ async def put(
 ) -> Response:
     """Make a route as wanted, whether it exists (200) or not (201)."""
     operation = operation_of(
-        parts, caller, Verb.PUT, (tenant, service, env, version), body.url, body.is_active
+        parts, caller, author, Verb.PUT, (tenant, service, env, version), body.url, body.is_active
     )
     return await _write_one(parts, author, preconditions.on(operation))
 
@@ -264,7 +265,7 @@ async def delete(
     preconditions: GivenPreconditions,
 ) -> Response:
     """Remove a route. Its history stays."""
-    operation = operation_of(parts, caller, Verb.DELETE, (tenant, service, env, version))
+    operation = operation_of(parts, caller, author, Verb.DELETE, (tenant, service, env, version))
     return await _write_one(parts, author, preconditions.on(operation))
 
 
@@ -330,14 +331,16 @@ def _names(body: schemas.KeyBody) -> tuple[str, str, str, str]:
     return body.tenant, body.service, body.env, body.version
 
 
-def _operations(parts: Parts, caller: Principal, bodies: Sequence[schemas.OperationBody]) -> list[Operation]:
+def _operations(
+    parts: Parts, caller: Principal, author: Author, bodies: Sequence[schemas.OperationBody]
+) -> list[Operation]:
     """Return the operations of a batch. Raises BatchFailed with the first that is ill-formed or not permitted."""
     operations = []
     for index, body in enumerate(bodies):
         try:
             verb = body.verb
             _check_fields(body, verb)
-            operation = operation_of(parts, caller, verb, _names(body), body.url, body.is_active)
+            operation = operation_of(parts, caller, author, verb, _names(body), body.url, body.is_active)
             if body.if_match is not None:
                 operation = operation._replace(if_match=tags_of(body.if_match, "if_match"))
             operations.append(operation)
@@ -359,4 +362,11 @@ def _check_fields(body: schemas.OperationBody, verb: Verb) -> None:
 
 
 def _pointed(error: InvalidInput, index: int) -> InvalidInput:
-    return InvalidInput(*(replace(p, pointer=f"/operations/{index}/{p.field}") for p in error.problems))
+    return InvalidInput(
+        *(
+            problem
+            if problem.field == FIELD
+            else replace(problem, pointer=f"/operations/{index}/{problem.field}")
+            for problem in error.problems
+        )
+    )

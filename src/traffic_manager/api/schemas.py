@@ -188,6 +188,8 @@ class ChangeAnswer(BaseModel):
     is_active: bool
     previous: PreviousState | None
     actor: str = Field(examples=["anonymous"])
+    address: str | None = Field(description="From where it was asked for; null: not known.")
+    reason: str | None = Field(description="Why, as `TM-Reason` said; null: nothing was said.")
     correlation_id: str
     occurred_at: Time
 

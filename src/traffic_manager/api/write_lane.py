@@ -19,8 +19,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from traffic_manager.access.permissions import Principal
 from traffic_manager.api.connection import CLOSE, Connection, as_bytes
-from traffic_manager.api.context import Parts
-from traffic_manager.api.idempotency import idempotency_key_in
+from traffic_manager.api.context import Parts, author_of
 from traffic_manager.api.problems import Headers, instance_of, render, render_internal
 from traffic_manager.api.writes import Rendered, operation_of, rendered
 from traffic_manager.errors import TrafficManagerError
@@ -94,11 +93,12 @@ class WriteLane:
             return None
         try:
             principal = self._parts.gate.admit(headers, connection.certificate)
-            idempotency_key = idempotency_key_in(headers)
+            given = [value for name, value in headers if name == CORRELATION_HEADER]
+            author = author_of(self._parts, principal, correlation_id(given), connection.client, headers)
         except TrafficManagerError:
             return None  # the documented route says so, before it reads the body
         key = [name.decode() for name in names.groups()] if names else None
-        return PlainWrite(self._parts, connection, call, key, principal, idempotency_key)
+        return PlainWrite(self._parts, connection, call, key, principal, author)
 
 
 class PlainWrite(RequestResponseCycle):
@@ -112,7 +112,7 @@ class PlainWrite(RequestResponseCycle):
         call: _Call,
         names: Sequence[str] | None,
         principal: Principal,
-        idempotency_key: str | None,
+        author: Author,
     ) -> None:
         self._began = perf_counter()
         self._parts = parts
@@ -120,10 +120,9 @@ class PlainWrite(RequestResponseCycle):
         self._call = call
         self._names = names
         self._principal = principal
-        self._idempotency_key = idempotency_key
+        self._author = author
         self._path = connection.url
-        given = [value for name, value in connection.headers if name == CORRELATION_HEADER]
-        self._correlation_id = correlation_id(given)
+        self._correlation_id = author.correlation_id
         self._operation: Operation | None = None
         self._asked = 0.0
         self.body = bytearray()
@@ -138,8 +137,7 @@ class PlainWrite(RequestResponseCycle):
             return False
         self._connection.stand_in(self)
         self._asked = perf_counter()
-        author = Author(self._principal.name, self._correlation_id, self._idempotency_key)
-        self._parts.registry.submit(operation, author, self._on_committed)
+        self._parts.registry.submit(operation, self._author, self._on_committed)
         return True
 
     def _as_operation(self) -> Operation | None:
@@ -150,7 +148,9 @@ class PlainWrite(RequestResponseCycle):
         url, is_active = document.get("url"), document.get("is_active")
         try:
             # The decision on access is in here.
-            return operation_of(self._parts, self._principal, self._call.verb, names, url, is_active)
+            return operation_of(
+                self._parts, self._principal, self._author, self._call.verb, names, url, is_active
+            )
         except TrafficManagerError:
             return None  # the documented route says why
 

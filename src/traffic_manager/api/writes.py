@@ -11,6 +11,7 @@ from traffic_manager.access.permissions import Principal
 from traffic_manager.api.context import Parts
 from traffic_manager.api.idempotency import REPLAYED
 from traffic_manager.api.problems import Headers, route_json
+from traffic_manager.api.reason import missing_reason
 from traffic_manager.errors import FieldProblem, InvalidInput
 from traffic_manager.routing.model import Action, Position, RouteKey
 from traffic_manager.routing.operations import Author, Operation, Outcome, Verb
@@ -25,6 +26,7 @@ _ACCESS = {verb: Access(verb.value) for verb in Verb}
 def operation_of(
     parts: Parts,
     caller: Principal,
+    author: Author,
     verb: Verb,
     names: Sequence[str],
     url: str | None = None,
@@ -41,6 +43,8 @@ def operation_of(
     if problems:
         raise InvalidInput(*problems)
     caller.check(_ACCESS[verb], key.tenant, key.env)
+    if author.reason is None and parts.settings.app.asks_for_reason(key.tenant):
+        raise missing_reason()
     return Operation(verb, key, url, is_active)
 
 

@@ -37,9 +37,11 @@ def _root(
     key_file: options.KeyFile = None,
     ca_file: options.CaFile = None,
     cert_file: options.CertFile = None,
+    reason: options.Reason = None,
 ) -> None:
     """Which URL serves this service of this tenant, environment and version, right now?"""
     options.use_files(options.Files(key_file, ca_file, cert_file))
+    options.use_reason(reason)
 
 
 routes_app = typer.Typer(help="Read and change routes.", no_args_is_help=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from traffic_manager.cli import options, output
 from traffic_manager.cli.exits import told
 from traffic_manager.cli.output import Format
 from traffic_manager.cli.watch import Notes
+from traffic_manager.routing.model import Action
 
 if TYPE_CHECKING:
     from traffic_manager.client import Change, Client, Filter, Position
@@ -39,6 +41,16 @@ After = Annotated[
     ),
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many changes; not with --follow.")]
+Actor = Annotated[
+    str | None,
+    typer.Option("--actor", metavar="NAME", help="Made by this one, or with an API key of this owner."),
+]
+ActionName = Annotated[Action | None, typer.Option("--action", help="Only changes that did this.")]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="TIME", help="Made then or later, such as 2026-11-27T12:00:00Z."),
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Made before then.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with each change as it happens.")]
 
 
@@ -55,33 +67,45 @@ def changes(
     service: options.Service = None,
     env: options.Env = None,
     version: options.Version = None,
+    actor: Actor = None,
+    action: ActionName = None,
+    since: Since = None,
+    until: Until = None,
     server: options.Server = options.DEFAULT_SERVER,
     timeout: options.Timeout = options.DEFAULT_TIMEOUT_S,
     form: options.Output = Format.TABLE,
 ) -> None:
     """Show the changes of routes in order; with --follow one line for each until Ctrl-C (exit code 130)."""
     wanted = options.wanted(tenant, service, env, version)
+    given = {"actor": actor, "action": action and action.value, "since": since, "until": until}
+    traits = {name: value for name, value in given.items() if value is not None}
+    if follow and traits:
+        raise typer.BadParameter(
+            "--follow goes with names only, not with --actor, --action, --since or --until"
+        )
     with told(), options.connect(server, timeout) as client:
         if follow:
             _follow(client, after, wanted, form)
         else:
-            _show(*_read(client, after, wanted, limit), form)
+            _show(*_read(client, after, wanted, limit, traits), form)
 
 
 # Once
 
 
 def _read(
-    client: Client, after: str | None, wanted: Filter, limit: int
+    client: Client, after: str | None, wanted: Filter, limit: int, traits: Mapping[str, str]
 ) -> tuple[list[Change], Position, Position]:
     """Return up to *limit* changes, the head, and where to go on."""
     from traffic_manager.client import Position
 
     head = _head(client)
-    start = after or str(Position(head.epoch8, max(0, head.revision - limit)))
+    # With traits the newest so many revisions may hold none: then from the beginning.
+    newest = str(Position(head.epoch8, max(0, head.revision - limit)))
+    start = after or ("0" if traits else newest)
     found: list[Change] = []
     while True:
-        page = client.changes(start, wanted, limit=min(_PAGE_LIMIT, limit - len(found))).value
+        page = client.changes(start, wanted, limit=min(_PAGE_LIMIT, limit - len(found)), traits=traits).value
         found.extend(page.changes)
         if len(found) >= limit or page.next_after.revision >= page.head.revision:
             return found, page.head, page.next_after

@@ -26,7 +26,7 @@ from traffic_manager.routing.operations import Author
 class KeyDesk:
     """Does what the client does with keys, without a server. Close it, or use it as a context manager."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reason: str | None = None) -> None:
         if not settings.db.is_postgres:
             migrate(settings.db)  # as `serve` does: the file may not be there yet
         self._database = open_database(settings.db, Counters())
@@ -34,7 +34,7 @@ class KeyDesk:
         with self._database.reading() as session:
             check_schema(session, self._database.dialect)
         self._registry = KeyRegistry(SqlKeyStore(self._database), settings.pepper, lambda _: None)
-        self._author = Author(f"local/{user_name()}", f"cli-{os.getpid()}")
+        self._author = Author(f"local/{user_name()}", f"cli-{os.getpid()}", reason=reason)
 
     def close(self) -> None:
         """Close the connections."""

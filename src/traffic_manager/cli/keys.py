@@ -230,7 +230,7 @@ def _local_desk(settings: Settings) -> Iterator[_Desk]:
         f"PostgreSQL on {settings.db.host}" if settings.db.is_postgres else f"SQLite in {settings.db.path}"
     )
     output.note(f"directly in the database: {place}")
-    desk = KeyDesk(settings)
+    desk = KeyDesk(settings, options.reason())
     try:
         yield desk
     finally:

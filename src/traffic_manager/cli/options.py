@@ -21,6 +21,7 @@ DEFAULT_SERVER = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT_S = 10.0
 # For so long a change that gets no answer is sent again, under the same idempotency key.
 DEFAULT_RETRY_S = 5.0
+REASON_MAX_CHARACTERS = 256
 
 
 def _key(text: str) -> RouteKey:
@@ -44,6 +45,14 @@ def _server(value: str) -> str:
     if not value.startswith(("http://", "https://")):
         raise typer.BadParameter("must begin with http:// or https://")
     return value
+
+
+def _one_line(value: str | None) -> str | None:
+    """Return the reason as a header can have it; a variable that is set to nothing is none."""
+    text = value.strip() if value else ""
+    if not text.isprintable() or len(text) > REASON_MAX_CHARACTERS:
+        raise typer.BadParameter(f"must be one line of at most {REASON_MAX_CHARACTERS} characters")
+    return text or None
 
 
 def _etag(value: str | None) -> str | None:
@@ -131,6 +140,17 @@ ListOutput = Annotated[
     typer.Option("--output", "-o", help="`table` for people, `json` for programs, `csv` as import reads it."),
 ]
 
+Reason = Annotated[
+    str | None,
+    typer.Option(
+        "--reason",
+        envvar="TM_REASON",
+        metavar="TEXT",
+        callback=_one_line,
+        help="Why: for the log of changes, with each change that the command makes.",
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Files:
@@ -145,10 +165,24 @@ class Files:
 _files = Files()
 
 
+_reason: str | None = None
+
+
 def use_files(files: Files) -> None:
     """Have commands connect with *files*."""
     global _files
     _files = files
+
+
+def use_reason(text: str | None) -> None:
+    """Have commands give *text* for the changes that they make."""
+    global _reason
+    _reason = text
+
+
+def reason() -> str | None:
+    """Return why changes are made, None if nobody says."""
+    return _reason
 
 
 def api_key() -> str | None:
@@ -177,7 +211,7 @@ def connect(server: str, timeout_s: float, *, retry_s: float = DEFAULT_RETRY_S) 
             timeout_s=timeout_s,
             retry_s=retry_s,
             user_agent=agent,
-        )
+        ).giving(_reason)
     except ValueError as error:
         raise typer.BadParameter(f"--server or TM_URL, --ca-file, --cert-file: {error}") from None
 

@@ -219,8 +219,19 @@ def change_table(changes: Iterable[Change]) -> None:
 
 def history_table(changes: Iterable[Change]) -> None:
     """Write the changes of one route for people."""
-    rows = ((str(c.revision), when(c.occurred_at), c.action, c.actor or "", c.url or "") for c in changes)
-    table(("revision#", "when", "action", "actor", "url"), rows)
+    rows = (
+        (
+            str(c.revision),
+            when(c.occurred_at),
+            c.action,
+            c.actor or "",
+            c.address or "",
+            c.reason or "",
+            c.url or "",
+        )
+        for c in changes
+    )
+    table(("revision#", "when", "action", "actor", "address", "reason", "url"), rows)
 
 
 def csv_lines(routes: Iterable[Route]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -98,6 +99,7 @@ class Client:
         self._base = url.rstrip("/")
         self._timeout_s = timeout_s
         self._retry_s = retry_s
+        self._reason: str | None = None
         self.shown_url = _without_secrets(url)
         headers = {"User-Agent": user_agent} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
         # Loading the trusted certificates takes 94 ms, and plain HTTP never looks at them. Redirects are not
@@ -112,6 +114,12 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def giving(self, reason: str | None) -> Self:
+        """Return this client, with its connections, that gives *reason* for each change: why it is made."""
+        other = copy(self)
+        other._reason = reason
+        return other
 
     def close(self) -> None:
         """Close the connections."""
@@ -222,16 +230,21 @@ class Client:
         """Make a key. The answer alone has its text."""
         wanted = [{"role": g.role, "tenant": g.tenant, "env": g.env} for g in grants]
         body = {"owner": owner, "grants": wanted, "expires_in_days": expires_in_days}
-        return self._read(self._call("POST", "/keys", body=body), api_key)
+        return self._read(self._call("POST", "/keys", body=body, headers=self._why()), api_key)
 
     def rotate_key(self, key_id: str, overlap_s: int, expires_in_days: int) -> Reply[ApiKey]:
         """Make a key that replaces another, which ends after *overlap_s*. Raises NotFound."""
         body = {"overlap_seconds": overlap_s, "expires_in_days": expires_in_days}
-        return self._read(self._call("POST", f"/keys/{quote(key_id, safe='')}/rotate", body=body), api_key)
+        return self._read(
+            self._call("POST", f"/keys/{quote(key_id, safe='')}/rotate", body=body, headers=self._why()),
+            api_key,
+        )
 
     def revoke_key(self, key_id: str) -> Reply[ApiKey]:
         """End a key for good. Raises NotFound."""
-        return self._read(self._call("POST", f"/keys/{quote(key_id, safe='')}/revoke"), api_key)
+        return self._read(
+            self._call("POST", f"/keys/{quote(key_id, safe='')}/revoke", headers=self._why()), api_key
+        )
 
     # Changes and health
 
@@ -242,10 +255,12 @@ class Client:
         *,
         limit: int = CHANGES_LIMIT_MAX,
         wait_s: int = 0,
+        traits: Mapping[str, str] | None = None,
     ) -> Reply[ChangePage]:
-        """Return the changes after *after*, in order; with *wait_s* wait that long for the first one.
-        Raises HistoryGone if they are no longer kept."""
-        params = wanted.params() | {"after": str(after), "limit": str(limit)}
+        """Return the changes after *after*, in order; with *wait_s* wait that long for the first one. *traits*: what
+        else they are like, by `actor`, `action`, `since`, `until`; not with *wait_s*. Raises HistoryGone if they are
+        no longer kept."""
+        params = wanted.params() | {"after": str(after), "limit": str(limit)} | dict(traits or {})
         if wait_s:
             params["wait"] = str(wait_s)
         reply = self._call("GET", "/changes", params=params, timeout_s=self._timeout_s + wait_s)
@@ -300,7 +315,11 @@ class Client:
         """Return the answer to a change, which may be sent several times and is made once."""
         headers = {"Idempotency-Key": f'"{idempotency_key or new_idempotency_key()}"'}
         headers |= {"If-Match": if_match} if if_match is not None else {}
+        headers |= self._why()
         return until_answered(lambda: self._call(method, path, body=body, headers=headers), self._retry_s)
+
+    def _why(self) -> dict[str, str]:
+        return {} if self._reason is None else {"TM-Reason": self._reason}
 
     def _call(
         self,
@@ -329,9 +348,11 @@ class Client:
         content: bytes | None = None,
         timeout_s: float | None = None,
     ) -> httpx2.Response:
+        # A reason may be in any script; the library would send ASCII alone.
+        sent = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         with self._told():
             return self._http.request(
-                method, url, headers=headers, content=content, timeout=timeout_s or self._timeout_s
+                method, url, headers=sent, content=content, timeout=timeout_s or self._timeout_s
             )
 
     @contextmanager

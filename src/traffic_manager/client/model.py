@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 
@@ -170,7 +170,8 @@ class Route:
 @dataclass(frozen=True, slots=True)
 class Change:
     """One numbered change. *url* and *is_active* are the state after it, *previous* the state before.
-    *batch_end* is the revision of the last change of the same batch."""
+    *batch_end* is the revision of the last change of the same batch. *actor* made it, from *address*, and gave the
+    *reason*; None: not known."""
 
     revision: int
     batch_end: int
@@ -185,6 +186,8 @@ class Change:
     actor: str | None
     correlation_id: str | None
     occurred_at: str
+    address: str | None = None
+    reason: str | None = None
 
     @property
     def key(self) -> Key:
@@ -291,19 +294,23 @@ class Readiness:
 
 
 def read(kind: type[T], document: Any) -> T:  # Any: JSON values
-    """Return *document* as *kind*. Raises ValueError if it is not an object or lacks a field."""
+    """Return *document* as *kind*. Raises ValueError if it is not an object, or lacks a field that has no default:
+    those that have one do not come from every server."""
     if not isinstance(document, dict):
         raise ValueError("no JSON object")
-    names: tuple[str, ...] = _field_names(kind)  # type: ignore[arg-type]  # mypy: a type[T] is hashable
+    names: Mapping[str, bool] = _field_names(kind)  # type: ignore[arg-type]  # mypy: a type[T] is hashable
     try:
-        return kind(**{name: document[name] for name in names})
+        return kind(
+            **{name: document[name] for name, is_needed in names.items() if is_needed or name in document}
+        )
     except KeyError as error:
         raise ValueError(f"an object without {error.args[0]!r}") from None
 
 
 @cache
-def _field_names(kind: Any) -> tuple[str, ...]:  # Any: a dataclass, for which there is no public type
-    return tuple(field.name for field in fields(kind))
+def _field_names(kind: Any) -> Mapping[str, bool]:  # Any: a dataclass, for which there is no public type
+    """Return the names of the fields, and which of them must be there."""
+    return {field.name: field.default is MISSING for field in fields(kind)}
 
 
 def read_all(kind: type[T], documents: Any) -> tuple[T, ...]:  # Any: JSON values

@@ -120,6 +120,10 @@ class AppSettings(Section):
         None,
         description="`traffic-manager compact` forgets changes older than this many days. Unset: none ever.",
     )
+    reason_required: Words = Field(
+        (),
+        description="Tenants whose routes are changed only with a reason (`TM-Reason`), by name; `*`: all.",
+    )
     url_schemes: Words = Field(
         ("https", "http"), description="Schemes that a route's URL may have.", min_length=1
     )
@@ -129,6 +133,10 @@ class AppSettings(Section):
     def is_development(self) -> bool:
         """True where convenience comes before strictness."""
         return self.environment is Environment.DEVELOPMENT
+
+    def asks_for_reason(self, tenant: str) -> bool:
+        """Return whether the routes of *tenant* are changed only for a reason that is given."""
+        return tenant in self.reason_required or "*" in self.reason_required
 
     @property
     def logs_as_json(self) -> bool:

@@ -15,7 +15,13 @@ from traffic_manager.access.ports import ApiKey, KeyAction, KeyTransaction
 from traffic_manager.db.pool import Database
 from traffic_manager.db.session import Row, Session
 from traffic_manager.db.store import HEAD_COLUMNS, only
-from traffic_manager.routing.chain import DETAIL_CHAIN_VERSION, KEY_KIND, link
+from traffic_manager.routing.chain import (
+    ADDRESS_CHAIN_VERSION,
+    DETAIL_CHAIN_VERSION,
+    KEY_KIND,
+    covered,
+    link,
+)
 from traffic_manager.routing.operations import Author
 from traffic_manager.routing.ports import Head
 
@@ -33,10 +39,10 @@ _INSERT_KEY = """insert into api_keys (id, owner, digest, grants, created_at, cr
 _UPDATE_KEY = "update api_keys set expires_at = :expires_at, revoked_at = :revoked_at where id = :id"
 _CHANGE_FIELDS = (
     *("revision", "batch_end", "kind", "tenant", "service", "env", "version", "action", "url"),
-    *("is_active", "previous", "actor", "reason", "correlation_id", "occurred_at", "detail"),
+    *("is_active", "previous", "actor", "reason", "correlation_id", "occurred_at"),
 )
-_INSERT_CHANGE = f"""insert into changes ({", ".join(_CHANGE_FIELDS)}, chain, chain_version)
-    values ({", ".join(f":{field}" for field in _CHANGE_FIELDS)}, :chain, :chain_version)"""
+_INSERT_CHANGE = f"""insert into changes ({", ".join(_CHANGE_FIELDS)}, detail, address, chain, chain_version)
+    values ({", ".join(f":{field}" for field in _CHANGE_FIELDS)}, :detail, :address, :chain, :chain_version)"""
 
 
 class SqlKeyStore:
@@ -102,18 +108,23 @@ class SqlKeyTransaction:
             return
         end = self.head.revision + len(self._changed)
         for revision, (key, action) in enumerate(self._changed, self.head.revision + 1):
-            columns = self._columns(revision, end, key, action)
-            self._chain = link(self._chain, list(columns.values()))
-            self._session.run(
-                _INSERT_CHANGE, **columns, chain=self._chain, chain_version=DETAIL_CHAIN_VERSION
-            )
+            columns, detail = self._columns(revision, end, key, action), _detail(key)
+            address = self._author.address
+            version = DETAIL_CHAIN_VERSION if address is None else ADDRESS_CHAIN_VERSION
+            self._chain = link(self._chain, covered(list(columns.values()), detail, address, version))
+            more = {"detail": detail, "address": address, "chain": self._chain, "chain_version": version}
+            self._session.run(_INSERT_CHANGE, **columns, **more)
         self._session.hinted_revision = end
 
     def _columns(self, revision: int, end: int, key: ApiKey, action: KeyAction) -> dict[str, object]:
         columns = dict.fromkeys(_CHANGE_FIELDS) | {"revision": revision, "batch_end": end, "kind": KEY_KIND}
         columns |= {"action": action.value, "is_active": key.is_live(self.now), "occurred_at": self.now}
-        columns |= {"actor": self._author.actor, "correlation_id": self._author.correlation_id}
-        return columns | {"detail": _detail(key)}
+        author = self._author
+        return columns | {
+            "actor": author.actor,
+            "reason": author.reason,
+            "correlation_id": author.correlation_id,
+        }
 
 
 def _detail(key: ApiKey) -> str:

@@ -15,7 +15,7 @@ from traffic_manager.routing.model import Action, Change, Route, RouteKey
 ROUTE_COLUMNS = """r.tenant, r.service, r.env, r.version, r.url, r.is_active, r.revision, r.created_at,
     r.updated_at"""
 CHANGE_COLUMNS = """c.revision, c.batch_end, c.tenant, c.service, c.env, c.version, c.action, c.url,
-    c.is_active, c.previous, c.actor, c.reason, c.correlation_id, c.occurred_at"""
+    c.is_active, c.previous, c.actor, c.reason, c.correlation_id, c.occurred_at, c.address"""
 
 # The year 10000 has no form in RFC 3339.
 _TIMES_END = 253_402_300_800 * 1_000_000
@@ -33,7 +33,9 @@ def route_of(row: Row) -> Route | None:
 
 def change_of(row: Row) -> Change | None:
     """Return the change of a row of CHANGE_COLUMNS, None if it can be none."""
-    revision, batch_end, *names, action, url, is_active, previous, actor, reason, correlation_id, at = row
+    revision, batch_end, *names, action, url, is_active, previous, actor, reason, correlation_id, at = row[
+        :-1
+    ]
     if (
         not _are_names(names)
         or (does := _ACTIONS.get(action)) is None
@@ -56,6 +58,7 @@ def change_of(row: Row) -> Change | None:
         reason,
         correlation_id,
         at,
+        row[-1],
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -17,10 +18,13 @@ from traffic_manager.db.pool import ChangeSession, Database, Question, Write
 from traffic_manager.db.rows import CHANGE_COLUMNS, ROUTE_COLUMNS, change_of, route_of
 from traffic_manager.db.session import Row
 from traffic_manager.errors import SchemaMismatch
-from traffic_manager.routing.chain import CHAIN_VERSION, ROUTE_KIND, columns_of, link
+from traffic_manager.routing.chain import ROUTE_KIND, columns_of, covered, link, version_of
 from traffic_manager.routing.model import Change, Route, RouteKey
 from traffic_manager.routing.ports import (
+    ANY_TRAITS,
+    TRAITS_SCAN,
     ChangePage,
+    ChangeTraits,
     Claim,
     Head,
     NameFilter,
@@ -66,10 +70,11 @@ _LAST = f"""select {HEAD_COLUMNS}, {{now}},
     coalesce((select chain from changes order by revision desc limit 1), m.compacted_chain) from meta m"""
 
 _INSERT_CHANGES = """insert into changes (revision, batch_end, kind, tenant, service, env, version, action,
-    url, is_active, previous, actor, reason, correlation_id, occurred_at, chain, chain_version) {rows}"""
+    url, is_active, previous, actor, reason, correlation_id, occurred_at, address, chain, chain_version)
+    {rows}"""
 _CHANGE_TYPES = (
     *("bigint", "bigint", "text", "text", "text", "text", "text", "text", "text", "boolean", "text", "text"),
-    *("text", "text", "bigint", "bytea", "integer"),
+    *("text", "text", "bigint", "text", "bytea", "integer"),
 )
 
 _PUT_ROUTES = """insert into routes
@@ -126,13 +131,23 @@ class SqlStore:
             rows = session.rows(_HISTORY, size=size + 1, below=below or _MAX_REVISION, **key._asdict())
         return _change_page(rows, size)
 
-    def changes(self, wanted: NameFilter, after: int, limit: int) -> ChangePage:
-        """Return up to *limit* changes of routes after revision *after*, the oldest first."""
+    def changes(
+        self, wanted: NameFilter, after: int, limit: int, traits: ChangeTraits = ANY_TRAITS
+    ) -> ChangePage:
+        """Return up to *limit* changes of routes after revision *after*, the oldest first. With *traits* of the next
+        TRAITS_SCAN revisions only."""
         conditions, parameters = _name_conditions("c", wanted)
+        upto = None
+        if traits != ANY_TRAITS:
+            upto = parameters["upto"] = after + TRAITS_SCAN
+            conditions += _trait_conditions(traits, parameters)
         statement = _CHANGES.format(condition="".join(f" and {c}" for c in conditions))
         with self._database.reading() as session:
             rows = session.rows(statement, size=limit + 1, after=after, **parameters)
-        return _change_page(rows, limit)
+        page = _change_page(rows, limit)
+        if upto is not None and page.last is None and upto < page.head.revision:
+            return replace(page, last=upto)
+        return page
 
     @contextmanager
     def writing(
@@ -204,9 +219,9 @@ class SqlWriteTransaction:
         self.upto = changes[-1].revision
 
     def _chained(self, change: Change) -> list[object]:
-        columns = columns_of(change)
-        self._chain = link(self._chain, columns)
-        return [*columns, self._chain, CHAIN_VERSION]
+        columns, version = columns_of(change), version_of(change)
+        self._chain = link(self._chain, covered(columns, None, change.address, version))
+        return [*columns, change.address, self._chain, version]
 
 
 def _name_conditions(table: str, wanted: NameFilter) -> tuple[list[str], dict[str, Any]]:
@@ -220,6 +235,19 @@ def _name_conditions(table: str, wanted: NameFilter) -> tuple[list[str], dict[st
     if alternatives == ["true"]:
         return [], {}
     return ["(" + (" or ".join(alternatives) or "false") + ")"], parameters
+
+
+def _trait_conditions(traits: ChangeTraits, parameters: dict[str, Any]) -> list[str]:
+    """Return conditions that all must hold, and put their parameters into *parameters*."""
+    conditions = {
+        "actor": "(c.actor = :actor or substr(c.actor, 1, length(:actor) + 1) = :actor || '/')",
+        "action": "c.action = :action",
+        "since": "c.occurred_at >= :since",
+        "until": "c.occurred_at < :until",
+    }
+    given = {name: value for name, value in asdict(traits).items() if value is not None}
+    parameters |= given
+    return ["c.revision <= :upto", *(conditions[name] for name in given)]
 
 
 def _pattern_conditions(table: str, suffix: str, names: Names, parameters: dict[str, Any]) -> Iterator[str]:

@@ -15,7 +15,14 @@ from traffic_manager.db.pool import Database, FeedConnection
 from traffic_manager.db.session import Row
 from traffic_manager.db.store import HEAD_COLUMNS, only
 from traffic_manager.errors import Busy
-from traffic_manager.routing.chain import CHAIN_VERSION, ROUTE_KIND, link
+from traffic_manager.routing.chain import (
+    ADDRESS_CHAIN_VERSION,
+    CHAIN_VERSION,
+    DETAIL_CHAIN_VERSION,
+    ROUTE_KIND,
+    covered,
+    link,
+)
 from traffic_manager.routing.model import Action
 from traffic_manager.routing.ports import Head
 
@@ -29,7 +36,7 @@ _ROUTES = "select tenant, service, env, version, url, is_active, revision from r
 # Served by the primary key of changes; the boundary with them, for compaction may run meanwhile.
 _PAGE = """select m.compacted_revision, c.* from meta m left join (
     select chain, chain_version, revision, batch_end, kind, tenant, service, env, version, action, url,
-      is_active, previous, actor, reason, correlation_id, occurred_at, detail from changes
+      is_active, previous, actor, reason, correlation_id, occurred_at, detail, address from changes
     where revision > :after and revision <= :head order by revision limit :size) c on true order by c.revision"""
 # Served by the primary key of changes.
 _CHAIN_AT = """select m.epoch, coalesce((select chain from changes where revision = :revision),
@@ -47,12 +54,20 @@ class State(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """A change of the log. *columns* are those that the digest covers in both versions of the chain."""
+    """A change of the log. *columns* are those that the digest covers in all versions of the chain."""
 
     chain: bytes
     chain_version: int
     columns: list[Any]  # Any: a row's columns are of several types
     detail: str | None
+    address: str | None
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether the digest covers all that there is: what is beyond it anybody could have written."""
+        beyond = {CHAIN_VERSION: (self.detail, self.address), DETAIL_CHAIN_VERSION: (self.address,)}
+        known = (*beyond, ADDRESS_CHAIN_VERSION)
+        return self.chain_version in known and not any(beyond.get(self.chain_version, ()))
 
     @property
     def revision(self) -> int:
@@ -133,7 +148,7 @@ def _check_log(
     for entry in _log(database, told):
         if entry.revision != expected:
             told.found(f"revisions {expected} to {entry.revision - 1} are missing from the log")
-        elif _link(told.chain, entry) != entry.chain:
+        elif _link(told.chain, entry) != entry.chain or not entry.is_covered:
             told.found(f"revision {expected}: its digest does not follow from it and the digest before it")
         if known.get(entry.revision, entry.chain) != entry.chain:
             told.found(
@@ -189,12 +204,11 @@ def _pages(connection: FeedConnection, told: Verification) -> Iterator[_Entry]:
 def _entry(row: Row) -> _Entry:
     columns = list(row[2:17])
     columns[9] = bool(columns[9])
-    return _Entry(bytes(row[0]), row[1], columns, row[17])
+    return _Entry(bytes(row[0]), row[1], columns, *row[17:19])
 
 
 def _link(chain: bytes, entry: _Entry) -> bytes:
-    columns = entry.columns if entry.chain_version == CHAIN_VERSION else [*entry.columns, entry.detail]
-    return link(chain, columns)
+    return link(chain, covered(entry.columns, entry.detail, entry.address, entry.chain_version))
 
 
 class _Replay:

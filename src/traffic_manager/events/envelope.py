@@ -80,6 +80,8 @@ def _value(change: Change, event_id: str, epoch_number: int) -> bytes:
             "actor": change.actor,
             "occurred_at": rfc3339(change.occurred_at),
             "correlation_id": change.correlation_id,
+            "address": change.address,
+            "reason": change.reason,
         }
     )
 

@@ -92,7 +92,8 @@ class Route(NamedTuple):
 class Change(NamedTuple):
     """One numbered change. *url* and *is_active* are the state after it (None and False after a deletion),
     *previous* the state before it as JSON text, None for a creation. *batch_end* is the revision of the last
-    change that became visible together with this one."""
+    change that became visible together with this one. *actor* made it, from *address*, and gave the *reason*; None:
+    it is not known."""
 
     revision: int
     batch_end: int
@@ -105,6 +106,7 @@ class Change(NamedTuple):
     reason: str | None
     correlation_id: str
     occurred_at: int
+    address: str | None = None
 
     @property
     def was_active(self) -> bool:
@@ -140,6 +142,11 @@ def rfc3339(microseconds: int) -> str:
     """Return the time as RFC 3339 text in UTC with six decimals."""
     second, fraction = divmod(microseconds, 1_000_000)
     return f"{_to_the_second(second)}.{fraction:06d}Z"
+
+
+def microseconds_of(time: datetime) -> int:
+    """Return *time*, which knows its zone, in microseconds since 1970."""
+    return (time - _EPOCH_START) // timedelta(microseconds=1)
 
 
 # Changes come many in a second.

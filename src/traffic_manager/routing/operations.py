@@ -58,11 +58,14 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who asks, and in which request. *idempotency_key*: what names the request if it is to be done once."""
+    """Who asks, from which *address* and for which *reason*, and in which request. *idempotency_key*: what names the
+    request if it is to be done once."""
 
     actor: str
     correlation_id: str
     idempotency_key: str | None = None
+    address: str | None = None
+    reason: str | None = None
 
 
 class _Draft(NamedTuple):
@@ -147,9 +150,10 @@ class Overlay:
                 is_active=draft.is_active,
                 previous=_as_json(draft.before),
                 actor=author.actor,
-                reason=None,
+                reason=author.reason,
                 correlation_id=author.correlation_id,
                 occurred_at=self._now,
+                address=author.address,
             )
             self.changes.append(change)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from traffic_manager.errors import EpochMismatch, NotYetReached, TrafficManagerError
-from traffic_manager.routing.model import Change, Position, Route, RouteKey
+from traffic_manager.routing.model import Action, Change, Position, Route, RouteKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,31 @@ def _agree(allowed: str | None, wanted: str | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeTraits:
+    """What else the changes asked for must be like; None: anything. *actor*: who made them, or the owner of the API
+    key that did. Made at *since* or later, and before *until*, in microseconds since 1970."""
+
+    actor: str | None = None
+    action: Action | None = None
+    since: int | None = None
+    until: int | None = None
+
+    def match(self, change: Change) -> bool:
+        """Return whether *change* is like that."""
+        return (
+            self.actor in (None, change.actor, change.actor.partition("/")[0])
+            and self.action in (None, change.action)
+            and (self.since is None or change.occurred_at >= self.since)
+            and (self.until is None or change.occurred_at < self.until)
+        )
+
+
+ANY_TRAITS = ChangeTraits()
+# So many changes a page is looked for in: no index is kept of what they are like, which each change would pay for.
+TRAITS_SCAN = 50_000
+
+
+@dataclass(frozen=True, slots=True)
 class RoutePage:
     """Routes in key order as they were at *head*. *last*: others follow above this key; None: these are all."""
 
@@ -204,8 +229,11 @@ class RouteStore(Protocol):
     def history(self, key: RouteKey, below: int | None, size: int) -> ChangePage:
         """Return up to *size* changes of *key* below revision *below*, the newest first."""
 
-    def changes(self, wanted: NameFilter, after: int, limit: int) -> ChangePage:
-        """Return up to *limit* changes of routes after revision *after*, the oldest first."""
+    def changes(
+        self, wanted: NameFilter, after: int, limit: int, traits: ChangeTraits = ANY_TRAITS
+    ) -> ChangePage:
+        """Return up to *limit* changes of routes after revision *after*, the oldest first. With *traits* of the next
+        TRAITS_SCAN revisions only."""
 
     def writing(
         self, keys: Collection[RouteKey], claims: Collection[Claim] = ()

@@ -94,4 +94,5 @@ class RecentChanges:
 
 
 def _bytes_of(change: Change) -> int:
-    return _CHANGE_BYTES + len(change.url or "") + len(change.previous or "")
+    texts = (change.url, change.previous, change.reason, change.address)
+    return _CHANGE_BYTES + sum(len(text) for text in texts if text)
