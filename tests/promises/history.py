@@ -65,6 +65,6 @@ def integrity_of(path: Path) -> str:
 
 
 def _history(rows: Sequence[tuple[Any, ...]]) -> History:  # Any: columns are of several types
-    changes = [change for row in rows if (change := change_of(row[:14]))]
+    changes = [change for row in rows if (change := change_of(row[:-1]))]
     assert len(changes) == len(rows), "the log holds a row that is no change"
-    return History(changes, [bytes(row[14]) for row in rows])
+    return History(changes, [bytes(row[-1]) for row in rows])
