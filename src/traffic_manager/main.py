@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 def serve(settings: Settings, log_writer: LogWriter, *, migrate_first: bool = False) -> int:
     """Run the server until SIGTERM or Ctrl-C and return its exit code. Raises StartRefused."""
-    settings.check_serving()
+    empty_memory(settings)  # refuses what could not be guarded, before anything is done
     failpoints.arm(os.environ, is_development=settings.app.is_development)
     if settings.db.is_postgres:
         return _serve(settings, log_writer, migrate_first)

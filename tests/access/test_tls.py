@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from tests.access.authority import SERVER, Authority
-from tests.cli.test_keys import at
+from tests.cli.test_keys import at, beside
 from tests.monitoring.exposition import values
 from tests.node import Node, a_key, a_route, resolve, wait_until
 from tests.servers import PostgresServer
@@ -235,6 +235,9 @@ def test_refusal_ends_the_server_with_its_reason(tmp_path: Path, files: dict[str
         node.start(wait_ready=False)
         assert node.wait_for_exit() == 1
         assert "TLS_KEY_FILE: cannot be read" in node.log()
+        assert "listening" not in node.log()
+        refused = beside(node, "config", "check")
+    assert (refused.code, "TLS_KEY_FILE: cannot be read" in refused.err) == (1, True)
 
 
 def _all_of(connection: socket.socket) -> bytes:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from tests.access.forge import an_issuer, claims, jwks, rsa, token
+from tests.access.forge import an_issuer, claims, ec, jwks, okp, rsa, token
 from traffic_manager.access import tokens as tokens_module
 from traffic_manager.access.admitted import Admitted, mark_of
 from traffic_manager.access.signing_keys import SigningKeys, signing_keys_of
@@ -98,6 +101,27 @@ def test_refused_tokens_take_no_memory(scene: Scene) -> None:
         with pytest.raises(TokenRefused):
             scene.tokens.principal_of(token(claims(NOW, aud=f"other-{number}")))
     assert len(scene.admitted) == 0
+
+
+_TEXT = st.text("abAB_-=é", max_size=8)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+_FIELDS = st.sampled_from(["kty", "kid", "use", "key_ops", "alg", "n", "e", "crv", "x", "y", "d", "x5c"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    changes=st.dictionaries(_FIELDS, _JSON, min_size=1),
+    which=st.sampled_from([rsa("r1"), ec("e1"), okp("o1")]),
+)
+def test_strange_key_beside_a_good_one_is_passed_over(changes: dict[str, Any], which: Any) -> None:
+    strange = {**which.as_dict(private=False), **changes}
+    published = {"keys": [strange, *jwks(rsa("good"))["keys"], "a text", None]}
+    assume(strange["kid"] != "good")
+    assert "good" in signing_keys_of(json.dumps(published).encode())
 
 
 def test_keys_of_one_issuer_sign_nothing_for_another(scene: Scene) -> None:

@@ -61,9 +61,10 @@ def signing_keys_of(document: bytes) -> SigningKeys:
 
 
 def _signing_key(jwk: Json) -> SigningKey | None:
-    if not isinstance(jwk, dict) or not isinstance(jwk.get("kid"), str) or jwk.get("kty") not in _PARTS:
+    if not isinstance(jwk, dict) or not all(isinstance(jwk.get(part), str) for part in ("kid", "kty")):
         return None
-    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
+    uses = jwk.get("key_ops", ["verify"])
+    if jwk.get("use", "sig") != "sig" or not isinstance(uses, list) or "verify" not in uses:
         return None
     try:
         public = {part: jwk[part] for part in ("kty", *_PARTS[jwk["kty"]])}

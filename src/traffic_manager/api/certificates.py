@@ -145,4 +145,5 @@ def _state_of(file: Path) -> tuple[int, int, int] | None:
         state = os.stat(file)
     except OSError:
         return None
-    return state.st_ino, state.st_size, state.st_mtime_ns
+    # Changed, not modified: rights that were missing may have come.
+    return state.st_ino, state.st_size, state.st_ctime_ns

@@ -176,11 +176,13 @@ def config_show() -> None:
 
 
 def config_check() -> None:
-    """Check every setting and report all problems at once."""
+    """Check every setting and report all problems at once; then the files that they name."""
+    from traffic_manager.inheritance import empty_memory
+
     settings = given_settings()
 
     def check() -> int:
-        settings.check_serving()
+        empty_memory(settings)
         typer.echo("The settings are good.")
         return 0
 
