@@ -14,8 +14,8 @@ from joserfc.jwk import RSAKey
 from tests.access.authority import Authority
 from tests.access.issue import REQUIRED, bearer
 from tests.node import Node, a_key, a_route, path_of, resolve
-from tests.servers import OidcProvider
 from tests.servers.fixtures import started
+from tests.servers.oidc import OidcProvider
 
 pytestmark = pytest.mark.servers
 WHOAMI = "/api/v1/whoami"

@@ -1,10 +1,9 @@
-"""Real PostgreSQL (and PgBouncer), Redis, Kafka and an OpenID provider, for tests and for play: without containers.
+"""Real PostgreSQL (and PgBouncer), Redis and Kafka, for tests and for play: started here, without containers.
 
 `python -m tests.servers.install` brings what is missing; `python -m tests.servers` starts the three.
 """
 
 from .kafka import KafkaServer
-from .oidc import OidcProvider
 from .pgbouncer import PgBouncer
 from .postgres import PostgresServer
 from .programs import NotInstalled
@@ -14,7 +13,6 @@ from .server import Server, ServerStartError
 __all__ = [
     "KafkaServer",
     "NotInstalled",
-    "OidcProvider",
     "PgBouncer",
     "PostgresServer",
     "RedisServer",

@@ -1,4 +1,7 @@
-"""A real OpenID provider (npm's oidc-provider), which speaks TLS and signs with the keys that it is given."""
+"""A real OpenID provider (npm's oidc-provider), which speaks TLS and signs with the keys that it is given.
+
+The package does not import it: `install` has to run with nothing but Python itself.
+"""
 
 from __future__ import annotations
 
