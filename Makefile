@@ -32,11 +32,11 @@ test: install-dev
 	@$(BIN)/python -m tests.servers.install
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# What failed in the last run of the tests, once more and one after another; more than three are no accident.
+# What failed in the last run of the tests or of the faults, once more and one after another; more than three are no accident.
 test-failed: install-dev
 	@grep :: .pytest_cache/v/cache/lastfailed
 	@test $$(grep -c :: .pytest_cache/v/cache/lastfailed) -le 3
-	@$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+	@$(BIN)/python -m pytest -m "" --last-failed --last-failed-no-failures none
 
 # The model of several workers (tests/model) for long: some minutes, each time other ways.
 model: install-dev
