@@ -5,7 +5,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: run install install-dev test test-failed check lint types imports services lock bench bench-full model faults \
-	faults-full seeded-bugs soak canary clean
+	faults-full seeded-bugs soak canary fuzz clean
 
 run: install
 	@$(BIN)/traffic-manager serve
@@ -70,6 +70,12 @@ canary: install-dev
 	@$(BIN)/python -m tests.servers.install
 	@$(BIN)/python -m tests.access.canary --requests 100000 --publish
 
+# A million damaged inputs for each reader of bytes from outside, guided by coverage: ten minutes or more. Its results
+# go to docs/security-results.md. The tests do a short part of it.
+fuzz: install-dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.txt
+	@TMPDIR=/dev/shm $(BIN)/python -m tests.fuzz --runs 1000000 --publish $(FUZZ)
+
 check: lint types imports
 
 lint: install-dev
@@ -93,6 +99,8 @@ COMPILE := uv pip compile -q pyproject.toml --all-extras --universal --generate-
 lock:
 	$(COMPILE) -o requirements.txt
 	$(COMPILE) --group dev -o requirements-dev.txt
+	uv pip compile -q --universal --generate-hashes --no-header --no-emit-find-links --group fuzz \
+		-o requirements-fuzz.txt
 
 # Ratios against nginx, etcd and others in the same run: ten minutes at most, twenty with a million routes.
 # Writes benchmarks/README.md, results/ and charts/, and says what is slower than the last committed run.

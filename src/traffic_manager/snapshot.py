@@ -72,8 +72,9 @@ class SnapshotFile:
                 return self._read(path)
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                log.error("snapshot_not_usable", path=str(path), reason=str(error))
+            except Exception as error:
+                # Whatever is wrong with a file, no server stays down for it: the database has all that is in it.
+                log.error("snapshot_not_usable", path=str(path), reason=str(error) or repr(error))
         return None
 
     def remove(self) -> None:
@@ -90,6 +91,8 @@ class SnapshotFile:
             about = orjson.loads(file.readline())
             if (about["format"], about["source"]) != (_FORMAT, self._source):
                 raise ValueError("it is of another format or database")
+            if about["routes"] > os.fstat(file.fileno()).st_size:
+                raise ValueError("it cannot hold as many routes as it says")
             entries = RouteTable(about["routes"])
             entries.load(_routes(file, about["routes"]))
         head = Head(about["epoch"], about["epoch_number"], about["revision"])
