@@ -20,6 +20,7 @@ _GRANTS = (
     "grant select, insert, update, delete on routes, leases, events_set_aside, receipts to {role}",
     "grant select, insert on changes to {role}",
     "grant select, insert, update on api_keys to {role}",
+    "grant select, insert, update, delete on limits to {role}",
     "grant select, update (epoch, epoch_number) on meta to {role}",
     "grant select on alembic_version to {role}",
 )

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 # The Alembic revision that this program works with; a test holds it equal to the newest migration.
-SCHEMA_VERSION = "0008"
+SCHEMA_VERSION = "0009"
 # Tables of the version after ours serve us too: who upgrades migrates first, while we run still. See ADR 16.
 NEXT_SCHEMA_VERSION = f"{int(SCHEMA_VERSION) + 1:04}"
 
@@ -127,6 +127,20 @@ api_keys = Table(
     Column("created_by", Text, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
+)
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("subject", String(16), primary_key=True),  # tenant, or principal
+    Column("name", _Name, primary_key=True),
+    # Requests a second; null: as the settings say.
+    Column("resolves", BigInteger),
+    Column("writes", BigInteger),
+    Column("lists", BigInteger),
+    # How many it may have.
+    Column("routes", BigInteger),
+    Column("keys", BigInteger),
 )
 
 events_set_aside = Table(
