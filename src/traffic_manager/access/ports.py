@@ -1,4 +1,4 @@
-"""What the rules of access need from the database; `db.key_store` has it."""
+"""What the rules of access need from the database; `db.key_store` and `db.limit_store` have it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 from traffic_manager.access.permissions import Grant
 from traffic_manager.routing.operations import Author
-from traffic_manager.routing.ports import Head
+from traffic_manager.routing.ports import Head, Limit
 
 
 class KeyAction(StrEnum):
@@ -51,6 +51,9 @@ class KeyTransaction(Protocol):
     now: int  # the database's clock
     key: ApiKey | None  # the one asked for
 
+    def all_keys(self) -> Sequence[ApiKey]:
+        """Return all keys."""
+
     def issue(self, key: ApiKey, digest: bytes) -> None:
         """Keep a new key with the digest of its secret."""
 
@@ -67,3 +70,20 @@ class KeyStore(Protocol):
     def writing(self, key_id: str | None, author: Author) -> AbstractContextManager[KeyTransaction]:
         """Begin a change of the key *key_id* by *author*: commits when the block ends well, all its changes as one
         batch, else nothing was written."""
+
+
+class LimitAction(StrEnum):
+    """What a change did to its limit."""
+
+    SET = "set"
+    REMOVED = "removed"
+
+
+class LimitStore(Protocol):
+    """The limits in the database."""
+
+    def limits(self) -> tuple[Head, Sequence[Limit]]:
+        """Return all limits that are set, in the order of subjects and names."""
+
+    def put(self, limit: Limit, author: Author) -> Head:
+        """Set *limit*; return where history stands then."""

@@ -101,6 +101,12 @@ class NameFilter:
         # Alike ones side by side, so that filters of one shape become one statement.
         return sorted(set(allowed), key=lambda names: [name or "" for name in names])
 
+    @property
+    def only_tenant(self) -> str | None:
+        """The tenant of all that is asked for, None if there may be several."""
+        tenants = {tenant for tenant, *_ in self.patterns}
+        return tenants.pop() if len(tenants) == 1 else None
+
     def limited_to(self, within: frozenset[Place]) -> NameFilter:
         """Return the same question within these places."""
         return replace(self, within=within)
@@ -207,6 +213,9 @@ class WriteTransaction(Protocol):
     def look_up(self, keys: Collection[RouteKey], claims: Collection[Claim] = ()) -> None:
         """Ask for more: `routes` and `receipts` have what is there, too, then."""
 
+    def counts(self, tenants: Collection[str]) -> Mapping[str, int]:
+        """Return how many routes each of *tenants* has."""
+
     def append(self, changes: Sequence[Change], routes: Mapping[RouteKey, Route | None]) -> None:
         """Write *changes*, numbered from head + 1 without a gap, and the last state of every key that they
         touch (None: deleted)."""
@@ -220,6 +229,9 @@ class RouteStore(Protocol):
 
     def look_up(self, keys: Collection[RouteKey]) -> Sighting:
         """Return the routes of *keys* as they are at the head now."""
+
+    def counts(self, tenants: Collection[str]) -> Mapping[str, int]:
+        """Return how many routes each of *tenants* has now."""
 
     def page(
         self, wanted: NameFilter, is_active: bool | None, after: RouteKey | None, size: int
@@ -276,14 +288,30 @@ class StoredKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """How much somebody may: requests of each kind a second, and how many routes and keys; None: as the settings say.
+    *subject*: `tenant` or `principal`, an owner of keys."""
+
+    subject: str
+    name: str
+    resolves: int | None = None
+    writes: int | None = None
+    lists: int | None = None
+    routes: int | None = None
+    keys: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Slice:
     """Changes of routes in (after, upto], whole batches only; *chain* is the digest at *upto*. Changes of
-    other kinds are passed over, but *upto* counts them, and *has_keys* tells whether API keys changed."""
+    other kinds are passed over, but *upto* counts them; *has_keys* and *has_limits* tell whether API keys or limits
+    changed."""
 
     upto: int
     chain: bytes
     changes: Sequence[Change]
     has_keys: bool = False
+    has_limits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +351,9 @@ class ChangeFeed(Protocol):
     def keys(self) -> Sequence[StoredKey]:
         """Return the API keys that are not revoked as they are now: never older than what was read before."""
 
+    def limits(self) -> Sequence[Limit]:
+        """Return all that is set as limits now: never older than what was read before."""
+
     def leave_epoch(self, epoch: str, known_number: int = 0) -> None:
         """Begin another epoch if the history still has *epoch*: the next by its number, or after *known_number* if
         that is greater. For a history that is no longer the one that was known under that name."""
@@ -338,6 +369,15 @@ class Keyring(Protocol):
 
     def load(self, keys: Collection[StoredKey]) -> None:
         """Take these keys instead of all that were here."""
+
+
+class LimitKeeper(Protocol):
+    """The limits in memory, which a follower keeps as it keeps the mirror."""
+
+    is_loaded: bool
+
+    def load(self, limits: Collection[Limit]) -> None:
+        """Take these limits instead of all that were here."""
 
 
 @dataclass(frozen=True, slots=True)
