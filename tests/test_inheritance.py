@@ -12,7 +12,7 @@ import pytest
 from tests.test_snapshot import a_mirror
 from traffic_manager.config.settings import load_settings
 from traffic_manager.inheritance import Inheritance
-from traffic_manager.routing.follower import FRESH_S
+from traffic_manager.routing.follower import FRESH_S, Beside
 from traffic_manager.snapshot import SnapshotFile
 
 
@@ -32,7 +32,9 @@ def test_table_from_disk_is_never_fresh_though_the_clock_was_put_back(
     monkeypatch.setenv("SNAPSHOT_PATH", str(tmp_path / "snapshot"))
     settings = load_settings(env_file=None)
     mirror = a_mirror()
-    SnapshotFile(tmp_path / "snapshot", settings.db.described).write(mirror, None, time.time() + clock_back_s)
+    SnapshotFile(tmp_path / "snapshot", settings.db.described).write(
+        mirror, Beside(), time.time() + clock_back_s
+    )
     inheritance = Inheritance(settings)
     inheritance.follow()
     assert len(inheritance.memory.mirror) == len(mirror)

@@ -8,6 +8,9 @@
     ├── Unauthenticated         no credential that is known, whole and in force
     │   └── TokenRefused        a token that is not good; says why, to logs alone
     │       └── SigningKeyUnknown   it names a key that its issuer may have made lately
+    ├── RateLimited             more requests than the tenant or the principal may make
+    │   └── TooManyFailedSignIns  more wrong credentials than may come from an address
+    ├── QuotaExceeded           the tenant has as many routes, or keys, as it may
     ├── Forbidden               the credential does not permit it; says nothing of what is there
     ├── KeyNotFound             no such API key that the caller administers
     ├── KeysUnavailable         no pepper is set, so no key can be made
@@ -126,6 +129,39 @@ class SigningKeyUnknown(TokenRefused):
     def __init__(self, issuer: str) -> None:
         super().__init__("names a key that its issuer does not have")
         self.issuer = issuer
+
+
+class RateLimited(TrafficManagerError):
+    """More requests came than *policy* (`tenant-writes`, for example) lets through, *quota* a second. Nothing was
+    done; a retry after *retry_after_s* seconds may be let through."""
+
+    window_s = 1
+
+    def __init__(self, policy: str, quota: int, retry_after_s: int) -> None:
+        subject, _, kind = policy.partition("-")
+        super().__init__(f"this {subject} may make {quota} {kind} a second; try again in {retry_after_s} s")
+        self.policy = policy
+        self.quota = quota
+        self.retry_after_s = retry_after_s
+
+
+class TooManyFailedSignIns(RateLimited):
+    """More wrong credentials came from an address in a minute than may."""
+
+    window_s = 60
+
+    def __init__(self, quota: int, retry_after_s: int) -> None:
+        super().__init__("failed-sign-ins", quota, retry_after_s)
+        self.args = (f"too many wrong credentials from this address; try again in {retry_after_s} s",)
+
+
+class QuotaExceeded(TrafficManagerError):
+    """The tenant has as many *things* (`routes` or `keys`) as it may, or would have more."""
+
+    def __init__(self, tenant: str, things: str, quota: int) -> None:
+        super().__init__(f"tenant: {tenant} may have {quota} {things}, and has them")
+        self.things = things
+        self.quota = quota
 
 
 class Forbidden(TrafficManagerError):

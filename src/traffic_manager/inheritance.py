@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 from traffic_manager.access.issuers import Issuer, issuers_of
 from traffic_manager.access.keyring import Keyring
+from traffic_manager.access.limits import Limits, Subject
 from traffic_manager.config.settings import Settings, TlsSettings
 from traffic_manager.db.feed import SqlFeed
 from traffic_manager.db.pool import Counters, open_database
 from traffic_manager.errors import StartRefused
-from traffic_manager.routing.follower import FRESH_S, Follower
+from traffic_manager.routing.follower import FRESH_S, Beside, Follower
 from traffic_manager.routing.mirror import Mirror
-from traffic_manager.routing.ports import StoredKey
+from traffic_manager.routing.ports import Limit, StoredKey
 from traffic_manager.routing.watchers import Watchers
 from traffic_manager.saving import Saving
 
@@ -38,12 +39,13 @@ _RETRY_MOST_S = 10.0
 @dataclass
 class Memory:
     """What a worker answers from: the table, the recent changes, the API keys (None: nobody is asked for one), the
-    files of TLS (None: plain HTTP), the issuers of tokens. *at_head*: when it was last known to be up to date, on the
-    monotonic clock. *bad_rows*: passed over so far."""
+    limits, files of TLS (None: plain HTTP), the issuers of tokens. *at_head*: when it was last known to be up to
+    date, on the monotonic clock. *bad_rows*: passed over so far."""
 
     mirror: Mirror
     watchers: Watchers
     keyring: Keyring | None
+    limits: Limits
     certificates: Certificates | None = None
     issuers: Sequence[Issuer] = ()
     at_head: float | None = None
@@ -56,7 +58,9 @@ def empty_memory(settings: Settings) -> Memory:
     keyring = None if settings.is_open else Keyring(settings.pepper or b"")
     mirror = Mirror(settings.app.mirror_max_routes, settings.cache.negative_ttl)
     issuers = _issuers(settings.auth.issuers_file)
-    return Memory(mirror, Watchers(settings.watch.limit), keyring, _certificates(settings.tls), issuers)
+    limits = Limits(defaults_of(settings))
+    certificates = _certificates(settings.tls)
+    return Memory(mirror, Watchers(settings.watch.limit), keyring, limits, certificates, issuers)
 
 
 def _certificates(settings: TlsSettings) -> Certificates | None:
@@ -77,6 +81,29 @@ def _issuers(file: Path | None) -> Sequence[Issuer]:
         raise StartRefused(f"AUTH_ISSUERS_FILE: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise StartRefused(f"AUTH_ISSUERS_FILE: {error}") from None
+
+
+def defaults_of(settings: Settings) -> Mapping[Subject, Limit]:
+    """Return what limits everybody for whom nothing else is set."""
+    given = settings.limit
+    return {
+        Subject.TENANT: Limit(
+            Subject.TENANT,
+            "",
+            given.tenant_resolves,
+            given.tenant_writes,
+            given.tenant_lists,
+            given.tenant_routes,
+            given.tenant_keys,
+        ),
+        Subject.PRINCIPAL: Limit(
+            Subject.PRINCIPAL,
+            "",
+            given.principal_resolves,
+            given.principal_writes,
+            given.principal_lists,
+        ),
+    }
 
 
 class Inheritance:
@@ -105,7 +132,7 @@ class Inheritance:
         self._pause_s = _FOLLOW_EVERY_S if is_ok else min(_RETRY_MOST_S, self._pause_s * 2)
         self._due = monotonic() + self._pause_s
         if self._saving and is_ok:
-            self._saving.save_if_due(self.memory.mirror, self._feed.last_keys)
+            self._saving.save_if_due(self.memory.mirror, self._feed.last)
 
     def before_fork(self) -> None:
         """Put away what must not be shared, and keep children's collectors off what is: they would write to it."""
@@ -129,7 +156,7 @@ class Inheritance:
             last = self._new_follower()  # the other was told to stop
             with self._database.watching():
                 last.catch_up()
-            self._saving.save_last(self.memory.mirror, self._feed.last_keys, last.staleness_s() or 0.0)
+            self._saving.save_last(self.memory.mirror, self._feed.last, last.staleness_s() or 0.0)
 
     def _new_follower(self) -> Follower:
         memory = self.memory
@@ -139,6 +166,7 @@ class Inheritance:
             _Listener(self._on_fork),
             memory.watchers,
             memory.keyring,
+            memory.limits,
             at_head=memory.at_head,
         )
 
@@ -149,8 +177,8 @@ class Inheritance:
             return
         # Never fresh: the wall clock may have been put back since.
         at_head = monotonic() - max(FRESH_S, time.time() - found.seen_at)
-        self._follower.recall(found.table, found.keys, at_head)
-        self._feed.last_keys = found.keys
+        self._follower.recall(found.table, found.beside, at_head)
+        self._feed.last = found.beside
 
     def _on_fork(self) -> None:
         if self._saving:
@@ -161,13 +189,19 @@ class Inheritance:
 
 
 class _Feed(SqlFeed):
-    """Remembers the keys that it read last."""
+    """Remembers the keys and limits that it read last."""
 
-    last_keys: Sequence[StoredKey] | None = None
+    last = Beside()
 
     def keys(self) -> Sequence[StoredKey]:
-        self.last_keys = super().keys()
-        return self.last_keys
+        keys = super().keys()
+        self.last = self.last._replace(keys=keys)
+        return keys
+
+    def limits(self) -> Sequence[Limit]:
+        limits = super().limits()
+        self.last = self.last._replace(limits=limits)
+        return limits
 
 
 class _Listener:

@@ -7,13 +7,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
+from traffic_manager.routing.follower import Beside
 from traffic_manager.routing.mirror import Mirror
-from traffic_manager.routing.ports import StoredKey
 from traffic_manager.snapshot import Snapshot, SnapshotFile
 
 SAVE_EVERY_S = 30.0
@@ -39,7 +38,7 @@ class Saving:
             log.info("snapshot_loaded", revision=found.table.head.revision, routes=len(found.table.entries))
         return found
 
-    def save_if_due(self, mirror: Mirror, keys: Sequence[StoredKey] | None) -> None:
+    def save_if_due(self, mirror: Mirror, beside: Beside) -> None:
         """Save *mirror*, which is at the head now, in the background, if it has changed and it is time."""
         if self._child is not None or time.monotonic() < self._due or not self._is_news(mirror):
             return
@@ -52,16 +51,16 @@ class Saving:
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            os._exit(0 if self._try_to_write(mirror, keys, time.time()) else 1)
+            os._exit(0 if self._try_to_write(mirror, beside, time.time()) else 1)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
-    def save_last(self, mirror: Mirror, keys: Sequence[StoredKey] | None, staleness_s: float) -> None:
+    def save_last(self, mirror: Mirror, beside: Beside, staleness_s: float) -> None:
         """Save *mirror* here and now, if it has changed: the node stops."""
         if self._child is not None:
             _, status = os.waitpid(self._child, 0)
             self.ended(self._child, os.waitstatus_to_exitcode(status))
         if self._is_news(mirror):
-            self._try_to_write(mirror, keys, time.time() - staleness_s)
+            self._try_to_write(mirror, beside, time.time() - staleness_s)
 
     def ended(self, pid: int, exit_code: int) -> None:
         """Take note that a child has ended."""
@@ -85,9 +84,9 @@ class Saving:
         """Return whether there is something to save: of a bounded mirror nothing is, it knows only a part."""
         return mirror.is_complete and _place(mirror) != self._saved
 
-    def _try_to_write(self, mirror: Mirror, keys: Sequence[StoredKey] | None, seen_at: float) -> bool:
+    def _try_to_write(self, mirror: Mirror, beside: Beside, seen_at: float) -> bool:
         try:
-            self._file.write(mirror, keys, seen_at)
+            self._file.write(mirror, beside, seen_at)
         except Exception as error:  # the node goes on without it, and the one before is still there
             log.error("snapshot_failed", reason=str(error), exc_info=not isinstance(error, OSError))
             return False

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 import structlog
 
+from traffic_manager.routing.follower import Beside
 from traffic_manager.routing.mirror import Mirror
-from traffic_manager.routing.ports import Head, StoredKey, Table
+from traffic_manager.routing.ports import Head, Limit, StoredKey, Table
 from traffic_manager.routing.table import RouteTable
 
 _FORMAT = 1
@@ -31,11 +32,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A complete table with the API keys of its time (None: nobody was asked for one). *seen_at*: when it was last
-    known to be up to date, in seconds since 1970."""
+    """A complete table with the API keys and limits of its time (None: nobody was asked for keys). *seen_at*: when it
+    was last known to be up to date, in seconds since 1970."""
 
     table: Table
-    keys: Sequence[StoredKey] | None
+    beside: Beside
     seen_at: float
 
 
@@ -47,14 +48,14 @@ class SnapshotFile:
         self._before = path.with_name(path.name + ".before")
         self._source = source
 
-    def write(self, mirror: Mirror, keys: Sequence[StoredKey] | None, seen_at: float) -> None:
+    def write(self, mirror: Mirror, beside: Beside, seen_at: float) -> None:
         """Keep a complete *mirror*. Raises OSError; then what was kept before still is."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self._path.with_name(self._path.name + ".unfinished")
         # It holds digests of keys: for its owner alone.
         with open(unfinished, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             digest = hashlib.sha256()
-            for part in _document(self._source, mirror, keys, seen_at):
+            for part in _document(self._source, mirror, beside, seen_at):
                 file.write(part)
                 digest.update(part)
             file.write(digest.digest())
@@ -97,12 +98,12 @@ class SnapshotFile:
             entries.load(_routes(file, about["routes"]))
         head = Head(about["epoch"], about["epoch_number"], about["revision"])
         table = Table(head, bytes.fromhex(about["chain"]), entries, (), head.revision)
-        return Snapshot(table, _keys(about["keys"]), about["seen_at"])
+        # Files of versions before limits have none.
+        limits = [Limit(**limit) for limit in about.get("limits") or ()]
+        return Snapshot(table, Beside(_keys(about["keys"]), limits), about["seen_at"])
 
 
-def _document(
-    source: str, mirror: Mirror, keys: Sequence[StoredKey] | None, seen_at: float
-) -> Iterator[bytes]:
+def _document(source: str, mirror: Mirror, beside: Beside, seen_at: float) -> Iterator[bytes]:
     """Yield a line of facts, and one for each route."""
     assert mirror.head is not None  # noqa: S101 a complete mirror has one
     about = {
@@ -114,7 +115,8 @@ def _document(
         "chain": mirror.chain.hex(),
         "seen_at": seen_at,
         "routes": len(mirror),
-        "keys": None if keys is None else [_key_json(key) for key in keys],
+        "keys": None if beside.keys is None else [_key_json(key) for key in beside.keys],
+        "limits": [asdict(limit) for limit in beside.limits or ()],
     }
     yield orjson.dumps(about) + b"\n"
     for portion in mirror.portions(""):

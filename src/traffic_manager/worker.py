@@ -7,7 +7,7 @@ import gc
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -17,6 +17,8 @@ from fastapi import FastAPI
 
 from traffic_manager.access.client_names import ClientNames
 from traffic_manager.access.key_registry import KeyRegistry
+from traffic_manager.access.limit_registry import LimitRegistry
+from traffic_manager.access.limiter import Limiter
 from traffic_manager.api.access import Gate
 from traffic_manager.api.admission import most_connections
 from traffic_manager.api.app import build_app
@@ -28,6 +30,7 @@ from traffic_manager.api.server import Server, protocol_of
 from traffic_manager.config.settings import RedisSettings, Settings
 from traffic_manager.db.feed import SqlFeed
 from traffic_manager.db.key_store import SqlKeyStore
+from traffic_manager.db.limit_store import SqlLimitStore
 from traffic_manager.db.migrate import check_schema
 from traffic_manager.db.pool import Counters, open_database
 from traffic_manager.db.store import SqlStore
@@ -106,6 +109,7 @@ class Worker:
             _FollowerMetrics(metrics),
             self._watchers,
             memory.keyring,
+            memory.limits,
             at_head=memory.at_head,
         )
         self._redis = _redis_client(settings.redis) if settings.redis.host else None
@@ -113,7 +117,7 @@ class Worker:
         self._outbox = (
             Outbox(settings.kafka, self._database, metrics) if settings.kafka.bootstrap_servers else None
         )
-        self._registry = Registry(store, self._committed)
+        self._registry = Registry(store, self._committed, memory.limits.routes)
         self._health = Health(self._checks(), was_database_reached=self._mirror.head is not None)
         self._system = SystemMetrics(metrics, self._sources(), interval_s=_PROBE_EVERY_S)
         self._evictions = _Growth(metrics.tm_mirror_evictions_total.inc)
@@ -123,6 +127,12 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exit_code = 0
         self._overload = Overload(metrics)
+        self._limiter = Limiter(
+            memory.limits,
+            settings.api.workers * settings.limit.nodes,
+            lambda kind: metrics.tm_rate_limited_total.labels(kind).inc(),
+            leases=self._redis is not None,
+        )
         resolver = Resolver(
             self._mirror, self._follower, self._route_cache(), store, self._reads, self._unknown_names
         )
@@ -143,7 +153,11 @@ class Worker:
             url_policy=UrlPolicy(settings.app.url_schemes, settings.app.url_deny_loopback),
             gate=gate,
             proxies=TrustedProxies(settings.api.trusted_proxies, settings.api.forwarded_header),
-            key_registry=KeyRegistry(SqlKeyStore(self._database), settings.pepper, self._committed),
+            key_registry=KeyRegistry(
+                SqlKeyStore(self._database), settings.pepper, self._committed, memory.limits.keys
+            ),
+            limiter=self._limiter,
+            limit_registry=LimitRegistry(SqlLimitStore(self._database), self._committed),
             page_tokens=PageTokens(settings.pepper),
             beat=beat,
             overload=self._overload,
@@ -170,7 +184,11 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._database.open()
         heart = asyncio.gather(
-            self._keep_beating(), self._overload.watch(), self._watch_certificates(), self._keep_keys()
+            self._keep_beating(),
+            self._overload.watch(),
+            self._watch_certificates(),
+            self._keep_keys(),
+            *self._leasing(),
         )
         self._follower.start()
         self._registry.start()
@@ -190,6 +208,14 @@ class Worker:
             await asyncio.to_thread(self._database.close)
             heart.cancel()
             await asyncio.gather(heart, return_exceptions=True)
+
+    def _leasing(self) -> list[Coroutine[None, None, None]]:
+        """Return what shares the limits with other workers, where there is Redis."""
+        if self._redis is None:
+            return []
+        from traffic_manager.cache.shared_budgets import SharedBudgets
+
+        return [SharedBudgets(self._redis, self._limiter).run()]
 
     async def _keep_beating(self) -> None:
         while self._beat is not None:
@@ -374,7 +400,7 @@ def import_parts(settings: Settings) -> None:
     and 0.1 s in each worker else."""
     modules = ["uvicorn.lifespan.on", "uvicorn.loops.uvloop"]
     if settings.redis.host:
-        modules.append("traffic_manager.cache.route_cache")
+        modules += [f"traffic_manager.cache.{name}" for name in ("route_cache", "shared_budgets")]
     if settings.kafka.bootstrap_servers:
         modules += [f"traffic_manager.events.{name}" for name in ("kafka_probe", "kafka_producer", "relay")]
     if settings.auth.issuers_file:

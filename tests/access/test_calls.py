@@ -140,6 +140,7 @@ BODIES: dict[str, Json] = {
     "/api/v1/routes/{tenant}/{service}/{env}/{version}": {"url": "https://a.example.com/"},
     "/api/v1/keys": {"owner": "x", "grants": [{"role": "resolver"}]},
     "/api/v1/keys/{key_id}/rotate": {},
+    "/api/v1/limits/{subject}/{name}": {},
 }
 
 
@@ -157,7 +158,9 @@ def test_whoever_may_nothing_gets_nothing_from_any_call(node: Node) -> None:
                     p["name"] for p in call.get("parameters", ()) if p["in"] == "query" and p["required"]
                 }
                 names = {name: value for name, value in a_key(tenant="nobody").items() if name in needed}
-                filled = path.format(**a_key(tenant="nobody"), key_id="nosuchkey000")
+                filled = path.format(
+                    **a_key(tenant="nobody"), key_id="nosuchkey000", subject="tenant", name="nobody"
+                )
                 answer = client.request(method.upper(), filled, params=names, json=body)
                 assert (answer.status_code, code_of(answer)) == (403, "forbidden"), (method, path)
         results = client.post("/api/v1/routes/resolve", json=BODIES["/api/v1/routes/resolve"]).json()[

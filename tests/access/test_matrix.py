@@ -139,6 +139,10 @@ def ask(
             return client.post(f"{KEYS}/{key_id}/rotate", json={})
         case Operation.REVOKE_KEY:
             return client.post(f"{KEYS}/{key_id}/revoke")
+        case Operation.LIST_LIMITS:
+            return client.get("/api/v1/limits")
+        case Operation.SET_LIMIT:
+            return client.put(f"/api/v1/limits/tenant/{tenant}", json={"routes": 1_000_000})
         case Operation.READ_METRICS:
             return client.get("/metrics")
 
@@ -248,6 +252,9 @@ def test_streams_are_open_to_those_who_may_see_changes(caller: Caller) -> None:
             assert answer.status_code == (200 if caller.may(Operation.CHANGES, tenant, env) else 403)
 
 
-def test_metrics_are_for_those_who_may_see_every_tenant(caller: Caller) -> None:
-    may_see_all = caller.may(Operation.READ_METRICS, "any", "any")
-    assert caller.client.get("/metrics").status_code == (200 if may_see_all else 403)
+@pytest.mark.parametrize("operation", sorted(OF_ALL_TENANTS))
+def test_what_spans_all_tenants_is_for_those_who_may_do_it_in_every_one(
+    caller: Caller, operation: Operation
+) -> None:
+    answer = ask(caller.client, operation, ("own", "prod", "there"), UNKNOWN_KEY)
+    assert answer.status_code == (200 if caller.may(operation, "any", "any") else 403)

@@ -24,7 +24,7 @@ from structlog.testing import capture_logs
 
 from tests.access.builders import PEPPER, stored
 from tests.api.calls import ROUTES, a_fresh_key
-from tests.api.twins import TIMEOUT_S, FakeFollower, Twin, all_of, comparable, in_lanes
+from tests.api.twins import TIMEOUT_S, FakeFollower, Twin, a_limiter, all_of, comparable, in_lanes
 from tests.node import Json, a_key, path_of, wait_until
 from tests.routing.memory_store import MemoryStore
 from traffic_manager.access.credentials import Credential
@@ -38,7 +38,7 @@ from traffic_manager.api.pages import PageTokens
 from traffic_manager.config.settings import load_settings
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.mirror import Mirror
-from traffic_manager.routing.ports import Entry, Table
+from traffic_manager.routing.ports import Entry, Limit, Table
 from traffic_manager.routing.registry import Registry
 from traffic_manager.routing.resolver import Resolver
 from traffic_manager.routing.urls import UrlPolicy
@@ -54,9 +54,11 @@ EDITOR, VIEWER, STRANGER = (Credential.new() for _ in range(3))
 class Twins:
     """Both servers, with a history each."""
 
-    def __init__(self, gate: Gate) -> None:
-        self.lane = Twin(_parts(gate), in_lanes)
-        self.documented = Twin(_parts(gate), lambda parts: partial(Connection, parts.metrics, parts.overload))
+    def __init__(self, gate: Gate, *limits: Limit) -> None:
+        self.lane = Twin(_parts(gate, *limits), in_lanes)
+        self.documented = Twin(
+            _parts(gate, *limits), lambda parts: partial(Connection, parts.metrics, parts.overload)
+        )
         self.all = (self.lane, self.documented)
 
     def answers(self, *parts: bytes) -> tuple[bytes, bytes]:
@@ -64,7 +66,7 @@ class Twins:
         return comparable(self.lane.exchange(*parts)), comparable(self.documented.exchange(b"".join(parts)))
 
 
-def _parts(gate: Gate) -> Parts:
+def _parts(gate: Gate, *limits: Limit) -> Parts:
     nothing = cast("Any", None)
     store, mirror = MemoryStore(clock=lambda: AT_S), Mirror(max_routes=100)
     mirror.load(Table(store.head, b"", {KNOWN: Entry(URL, 5)}, [], 0))
@@ -81,13 +83,14 @@ def _parts(gate: Gate) -> Parts:
         "proxies": TrustedProxies(("127.0.0.1/32",)),
         "gate": gate,
         "page_tokens": PageTokens(None),
+        "limiter": a_limiter(*limits),
     }
     return Parts(**{**dict.fromkeys((part.name for part in fields(Parts)), nothing), **needed})
 
 
 @contextmanager
-def _running(gate: Gate) -> Iterator[Twins]:
-    twins = Twins(gate)
+def _running(gate: Gate, *limits: Limit) -> Iterator[Twins]:
+    twins = Twins(gate, *limits)
     for twin in twins.all:
         twin.parts.registry.start()
         twin.start()
@@ -120,6 +123,15 @@ def guarded_twins() -> Iterator[Twins]:
     keyring.load([stored(EDITOR, "editor:team-a/prod"), stored(VIEWER, "viewer:*/*")])
     with _running(Gate(keyring)) as both:
         yield both
+
+
+@pytest.mark.parametrize("subject", [("tenant", "team-a"), ("principal", "anonymous")])
+def test_both_refuse_alike_what_is_beyond_a_limit(subject: tuple[str, str]) -> None:
+    with _running(Gate(None), Limit(*subject, writes=0)) as twins:
+        for request in PLAIN[:7]:
+            of_lane, documented = twins.answers(request)
+            assert of_lane == documented
+            assert of_lane.startswith(b"HTTP/1.1 429 ")
 
 
 def a_request(

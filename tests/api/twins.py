@@ -19,11 +19,14 @@ from fastapi import FastAPI
 
 from tests.node import a_key, wait_until
 from traffic_manager.access.client_names import ClientCertificate
+from traffic_manager.access.limiter import Limiter
+from traffic_manager.access.limits import Limits, Subject
 from traffic_manager.api.access import Gate
 from traffic_manager.api.app import build_app
 from traffic_manager.api.connection import Connection
 from traffic_manager.api.context import Parts
 from traffic_manager.api.lane import Lane, LaneConnection
+from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.server import Server, bind
 from traffic_manager.api.write_lane import WriteLane
 from traffic_manager.config.settings import load_settings
@@ -31,7 +34,7 @@ from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.overload import Overload
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
-from traffic_manager.routing.ports import Entry, Head, Table
+from traffic_manager.routing.ports import Entry, Head, Limit, Table
 from traffic_manager.routing.resolver import Resolver
 
 TIMEOUT_S = 10.0
@@ -134,7 +137,7 @@ class Twin:
 class Twins:
     """Both, and what they serve: the mirror, and how stale it is."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, limiter: Limiter | None = None) -> None:
         self.follower = FakeFollower()
         self.mirror = Mirror(max_routes=100)
         self.serve({"v2": Entry(URL, 5), "strange": Entry(URL, 6)})
@@ -146,6 +149,8 @@ class Twins:
             "follower": follower,
             "resolver": Resolver(self.mirror, follower, nothing, nothing, nothing, nothing),
             "gate": gate,
+            "limiter": limiter or a_limiter(),
+            "proxies": TrustedProxies([]),
         }
         parts = Parts(**{**dict.fromkeys((part.name for part in fields(Parts)), nothing), **needed})
         self.lane = Twin(parts, in_lanes)
@@ -165,6 +170,14 @@ class Twins:
     def show(self, certificate: ClientCertificate | None) -> None:
         """Let the clients of both show *certificate*."""
         self.lane.certificate = self.documented.certificate = certificate
+
+
+def a_limiter(*limits: Limit) -> Limiter:
+    """Return what lets everything through but for these *limits*."""
+    kept = Limits({subject: Limit(subject, "") for subject in Subject})
+    limiter = Limiter(kept, 1)
+    kept.load(limits)
+    return limiter
 
 
 def in_lanes(parts: Parts) -> partial[LaneConnection]:
@@ -191,9 +204,10 @@ async def _no_lifespan(_app: FastAPI) -> AsyncIterator[None]:
 
 
 @contextmanager
-def the_twins(gate: Gate | None = None) -> Iterator[Twins]:
-    """Start and stop them. *gate*: whom they let in; without one everybody."""
-    twins = Twins(gate or Gate(None))
+def the_twins(gate: Gate | None = None, limiter: Limiter | None = None) -> Iterator[Twins]:
+    """Start and stop them. *gate*: whom they let in; without one everybody. *limiter*: what it lets through of both
+    together; without one everything."""
+    twins = Twins(gate or Gate(None), limiter)
     for twin in (twins.lane, twins.documented):
         twin.start()
     try:

@@ -26,9 +26,10 @@ from traffic_manager.api.requests import MAX_DEPTH, parse_json, query_of
 from traffic_manager.api.resolve import matches, tags_of
 from traffic_manager.cache.route_cache import SCHEMA, _parsed
 from traffic_manager.errors import InvalidInput
+from traffic_manager.routing.follower import Beside
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.model import NAME_FIELDS, Position, RouteKey
-from traffic_manager.routing.ports import CachedRoute, Head, StoredKey, Table
+from traffic_manager.routing.ports import CachedRoute, Head, Limit, StoredKey, Table
 from traffic_manager.routing.table import RouteTable
 from traffic_manager.routing.urls import URL_MAX_CHARACTERS, UrlPolicy
 from traffic_manager.snapshot import SnapshotFile
@@ -235,9 +236,8 @@ def _a_snapshot() -> bytes:
     entries.load((f"team-a/s{n}/prod/v1", f"https://s{n}.example.com/", n) for n in range(3))
     mirror.load(Table(Head(EPOCH, 1, 9), bytes(32), entries, (), 9))
     file, path = _snapshot_file()
-    file.write(
-        mirror, [StoredKey("id", "alice", bytes(32), '[["viewer","*","*"]]', 1_900_000_000_000_000)], 1.5
-    )
+    key = StoredKey("id", "alice", bytes(32), '[["viewer","*","*"]]', 1_900_000_000_000_000)
+    file.write(mirror, Beside([key], [Limit("tenant", "team-a", writes=5)]), 1.5)
     return path.read_bytes()[:-32]
 
 

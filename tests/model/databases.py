@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,7 @@ from traffic_manager.routing.ports import (
     ChangePage,
     ChangeTraits,
     Claim,
+    Limit,
     NameFilter,
     Pulse,
     RoutePage,
@@ -160,6 +161,10 @@ class Line:
         self._pass()
         return self._store.look_up(keys)
 
+    def counts(self, tenants: Collection[str]) -> Mapping[str, int]:
+        self._pass()
+        return self._store.counts(tenants)
+
     def page(
         self, wanted: NameFilter, is_active: bool | None, after: RouteKey | None, size: int
     ) -> RoutePage:
@@ -210,6 +215,10 @@ class Line:
     def keys(self) -> Sequence[StoredKey]:
         self._pass()
         return self._feed.keys()
+
+    def limits(self) -> Sequence[Limit]:
+        self._pass()
+        return self._feed.limits()
 
     def leave_epoch(self, epoch: str, known_number: int = 0) -> None:
         self._pass()

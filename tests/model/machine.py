@@ -28,7 +28,7 @@ from traffic_manager.errors import (
     SourceUnavailable,
     TrafficManagerError,
 )
-from traffic_manager.routing.follower import FRESH_S
+from traffic_manager.routing.follower import FRESH_S, Beside
 from traffic_manager.routing.model import Change, Position, Route, RouteKey
 from traffic_manager.routing.operations import Operation, Verb
 from traffic_manager.routing.ports import Entry, NameFilter, Sighting
@@ -391,7 +391,7 @@ class SeveralWorkers(RuleBasedStateMachine):
         target = self.workers[worker]
         if target.mirror.is_complete and target.followed is not None and target.polled_at_s is not None:
             seen_at = self.clock.read() - (self.now_s - target.polled_at_s)
-            self.snapshots.write(target.mirror, None, seen_at)
+            self.snapshots.write(target.mirror, Beside(), seen_at)
             self.saved = Saved(target.followed, seen_at, target.mirror.max_routes)
 
     @rule(worker=workers, max_routes=st.sampled_from([100, 2, 0]), is_followed=slow)

@@ -123,4 +123,4 @@ def new_worker(
 
 def recall(worker: Worker, snapshot: Snapshot, at_head_s: float) -> None:
     """Let *worker* begin with *snapshot*."""
-    worker.follower.recall(snapshot.table, snapshot.keys, at_head_s)
+    worker.follower.recall(snapshot.table, snapshot.beside, at_head_s)

@@ -28,6 +28,7 @@ from traffic_manager.routing.ports import (
     Entry,
     Head,
     Lease,
+    Limit,
     NameFilter,
     Pulse,
     Receipt,
@@ -56,6 +57,10 @@ class _Row:
     change: Change | None
     chain: bytes
     is_key: bool = False
+
+
+def _counts(routes: Collection[RouteKey], tenants: Collection[str]) -> Mapping[str, int]:
+    return {tenant: sum(key.tenant == tenant for key in routes) for tenant in tenants}
 
 
 @dataclass
@@ -87,6 +92,7 @@ class MemoryStore:
         self._hints: list[int] = []
         self._hint_bell = Bell()
         self.stored_keys: list[StoredKey] = []
+        self.stored_limits: list[Limit] = []
         self._clock = clock
         self._log: dict[int, _Row] = {}
         self._routes: dict[RouteKey, Route] = {}
@@ -105,6 +111,10 @@ class MemoryStore:
             sighting = Sighting(self.head, {k: self._routes[k] for k in keys if k in self._routes})
         self.after_read()
         return sighting
+
+    def counts(self, tenants: Collection[str]) -> Mapping[str, int]:
+        with self._answering():
+            return _counts(self._routes, tenants)
 
     def page(
         self, wanted: NameFilter, is_active: bool | None, after: RouteKey | None, size: int
@@ -225,6 +235,10 @@ class MemoryStore:
     def keys(self) -> Sequence[StoredKey]:
         with self._answering():
             return list(self.stored_keys)
+
+    def limits(self) -> Sequence[Limit]:
+        with self._answering():
+            return list(self.stored_limits)
 
     def leave_epoch(self, epoch: str, known_number: int = 0) -> None:
         with self._answering():
@@ -414,6 +428,9 @@ class MemoryTransaction:
 
     def keep(self, receipts: Sequence[Receipt]) -> None:
         self.kept += receipts
+
+    def counts(self, tenants: Collection[str]) -> Mapping[str, int]:
+        return _counts(self._table, tenants)
 
     def append(self, changes: Sequence[Change], routes: Mapping[RouteKey, Route | None]) -> None:
         self.changes += changes

@@ -69,6 +69,7 @@ from traffic_manager.routing.ports import (
     ChangeTraits,
     Claim,
     Entry,
+    Limit,
     NameFilter,
     Pulse,
     RoutePage,
@@ -97,6 +98,10 @@ class SlowStore:
         self.is_away = False
         self.hold_next: threading.Event | None = None  # the next read returns when this is set
         self.on_hold: Callable[[], None] = lambda: None
+
+    def counts(self, tenants: Collection[str]) -> Mapping[str, int]:
+        self._answer()
+        return self._store.counts(tenants)
 
     def look_up(self, keys: Collection[RouteKey]) -> Sighting:
         hold, self.hold_next = self.hold_next, None
@@ -173,6 +178,10 @@ class SteppedFeed:
     def keys(self) -> Sequence[StoredKey]:
         self._wait()
         return self._feed.keys()
+
+    def limits(self) -> Sequence[Limit]:
+        self._wait()
+        return self._feed.limits()
 
     def leave_epoch(self, epoch: str, known_number: int = 0) -> None:
         self._feed.leave_epoch(epoch, known_number)

@@ -64,3 +64,8 @@ class Admitted:
         if entry is None or self.now() >= entry.expires_at:
             return False
         return covers(entry.principal.resolvable, tenant, env)
+
+    def owner_of(self, mark: bytes | None) -> str:
+        """Return whose requests those with the credential of *mark* count as, of which `permits_resolve` has just
+        said true."""
+        return self._entries[mark].principal.owner if mark is not None else ""

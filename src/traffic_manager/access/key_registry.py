@@ -13,7 +13,7 @@ from datetime import timedelta
 from traffic_manager.access.credentials import Credential, is_key_id
 from traffic_manager.access.permissions import Grant, Operation, Principal
 from traffic_manager.access.ports import ApiKey, KeyAction, KeyStore, KeyTransaction
-from traffic_manager.errors import Forbidden, KeyNotFound, KeysUnavailable
+from traffic_manager.errors import Forbidden, KeyNotFound, KeysUnavailable, QuotaExceeded
 from traffic_manager.routing.operations import Author
 from traffic_manager.routing.ports import Head
 
@@ -31,9 +31,17 @@ class Issued:
 
 
 class KeyRegistry:
-    """Changes keys in *store*, one transaction a call; blocking. *committed* is called with the new head revision."""
+    """Changes keys in *store*, one transaction a call; blocking. *committed* is called with the new head revision.
+    *most_keys* tells how many keys in force may hold in a tenant, None for any number."""
 
-    def __init__(self, store: KeyStore, pepper: bytes | None, committed: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        store: KeyStore,
+        pepper: bytes | None,
+        committed: Callable[[int], None],
+        most_keys: Callable[[str], int | None] = lambda _: None,
+    ) -> None:
+        self._most_keys = most_keys
         self._store = store
         self._pepper = pepper
         self._committed = committed
@@ -90,11 +98,23 @@ class KeyRegistry:
     ) -> Issued:
         if self._pepper is None:
             raise KeysUnavailable
+        self._check_quotas(transaction, grants)
         secret = Credential.new()
         now = transaction.now
         key = ApiKey(secret.key_id, owner, grants, now, author.actor, now + _microseconds(lifetime))
         transaction.issue(key, secret.digest(self._pepper))
         return Issued(key, secret, replace(transaction.head, revision=transaction.head.revision + 1))
+
+    def _check_quotas(self, transaction: KeyTransaction, grants: tuple[Grant, ...]) -> None:
+        """Raise QuotaExceeded if a tenant of *grants* has as many keys in force as it may."""
+        tenants = {grant.tenant for grant in grants if grant.tenant is not None}
+        most = {name: most for name in tenants if (most := self._most_keys(name)) is not None}
+        if not most:
+            return
+        live = [key for key in transaction.all_keys() if key.is_live(transaction.now)]
+        for tenant, quota in most.items():
+            if sum(any(grant.tenant == tenant for grant in key.grants) for key in live) >= quota:
+                raise QuotaExceeded(tenant, "keys", quota)
 
     def _done(self, issued: Issued) -> Issued:
         self._committed(issued.head.revision)

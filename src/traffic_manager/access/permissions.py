@@ -45,6 +45,8 @@ class Operation(StrEnum):
     CREATE_KEY = "create-key"
     ROTATE_KEY = "rotate-key"
     REVOKE_KEY = "revoke-key"
+    LIST_LIMITS = "list-limits"
+    SET_LIMIT = "set-limit"
     READ_METRICS = "read-metrics"
 
 
@@ -68,11 +70,13 @@ ROLES_OF: Mapping[Operation, frozenset[Role]] = {
     Operation.CREATE_KEY: _ADMINS,
     Operation.ROTATE_KEY: _ADMINS,
     Operation.REVOKE_KEY: _ADMINS,
+    Operation.LIST_LIMITS: _ADMINS,
+    Operation.SET_LIMIT: _ADMINS,
     Operation.READ_METRICS: _VIEWERS,
 }
 
 # These belong to no tenant, so they need a grant for any tenant in any environment.
-OF_ALL_TENANTS = frozenset({Operation.READ_METRICS})
+OF_ALL_TENANTS = frozenset({Operation.READ_METRICS, Operation.LIST_LIMITS, Operation.SET_LIMIT})
 
 
 class Grant(NamedTuple):
@@ -136,6 +140,11 @@ class Principal:
         places = _places_of(self.grants)
         object.__setattr__(self, "_places", places)  # frozen for everybody else
         object.__setattr__(self, "resolvable", places[Operation.RESOLVE])
+
+    @cached_property
+    def owner(self) -> str:
+        """Whose key it is, all of whose keys are limited together; without a key the principal itself."""
+        return self.name.rpartition("/")[0] if self.key_id else self.name
 
     @cached_property
     def written(self) -> str:

@@ -114,6 +114,10 @@ class Gate:
             return b""
         return None if credential is None else mark_of(credential)
 
+    def owner_of(self, mark: bytes | None) -> str:
+        """Return whose requests those of the credential of *mark* count as, which was admitted lately."""
+        return self._keyring.admitted.owner_of(mark) if self._keyring is not None else ANONYMOUS.owner
+
     def still_admits(self, principal: Principal) -> Callable[[], bool]:
         """Return what tells whether *principal*, let in a while ago, would be let in now."""
         if principal.credential is CredentialKind.CERTIFICATE and self._names is not None:
@@ -153,11 +157,20 @@ def free_calls(gate: Gate, *, metrics_are_free: bool) -> Mapping[str, Principal]
 
 
 class Door:
-    """An ASGI app before *app*: answers requests without a good credential with what *refuse* renders."""
+    """An ASGI app before *app*: answers requests without a good credential with what *refuse* renders. *failed* is
+    told of each of them, and may raise another refusal."""
 
-    def __init__(self, app: App, gate: Gate, free: Mapping[str, Principal], refuse: Refuse) -> None:
+    def __init__(
+        self,
+        app: App,
+        gate: Gate,
+        free: Mapping[str, Principal],
+        refuse: Refuse,
+        failed: Callable[[Scope], None],
+    ) -> None:
         self._app = app
         self._gate = gate
+        self._failed = failed
         self._free = free
         self._refuse = refuse
 
@@ -165,9 +178,7 @@ class Door:
         """Pass a request on with its principal, or refuse it before its body is read."""
         if scope["type"] == "http":
             try:
-                principal = self._free.get(scope["path"]) or await self._gate.admit_patiently(
-                    scope["headers"], _certificate_of(scope)
-                )
+                principal = self._free.get(scope["path"]) or await self._admitted(scope)
             except TrafficManagerError as error:
                 if isinstance(error, TokenRefused):
                     log.debug("token_refused", reason=error.reason)
@@ -178,6 +189,13 @@ class Door:
                 return
             scope.setdefault("state", {})["principal"] = principal
         await self._app(scope, receive, send)
+
+    async def _admitted(self, scope: Scope) -> Principal:
+        try:
+            return await self._gate.admit_patiently(scope["headers"], _certificate_of(scope))
+        except Unauthenticated:
+            self._failed(scope)
+            raise
 
 
 def _certificate_of(scope: Scope) -> ClientCertificate | None:

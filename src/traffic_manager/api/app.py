@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from traffic_manager import __version__
-from traffic_manager.api import changes, keys, operations, problems, resolve_batch, routes, stream
+from traffic_manager.api import changes, keys, limits, operations, problems, resolve_batch, routes, stream
 from traffic_manager.api.access import HEALTH, Door, free_calls
 from traffic_manager.api.context import Parts
 from traffic_manager.api.documents import describe_parameters
@@ -21,6 +21,7 @@ from traffic_manager.api.head import HeadAsGet
 from traffic_manager.api.requests import shown
 from traffic_manager.api.schemas import ProblemAnswer
 from traffic_manager.api.shedding import Shedding
+from traffic_manager.api.sign_ins import FailedSignIns
 from traffic_manager.errors import (
     BatchFailed,
     FieldProblem,
@@ -59,6 +60,7 @@ _ROUTERS: tuple[APIRouter, ...] = (
     changes.router,
     stream.router,
     keys.router,
+    limits.router,
     operations.router,
     operations.docs_router,
 )
@@ -89,6 +91,7 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     api.include_router(changes.router)
     api.include_router(stream.router)
     api.include_router(keys.router)
+    api.include_router(limits.router)
     api.include_router(operations.router)
     if parts.settings.serves_docs:
         api.include_router(operations.docs_router)
@@ -99,7 +102,12 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     has_access_log = parts.settings.api.access_log
     api.add_middleware(stream.StreamFront, parts=parts)
     free = free_calls(parts.gate, metrics_are_free=parts.settings.auth.metrics == "open")
-    api.add_middleware(Door, gate=parts.gate, free=free, refuse=_refuse)
+    failures = FailedSignIns(parts.settings.limit.failed_sign_ins)
+
+    def failed(scope: Any) -> None:  # Any: an ASGI scope
+        failures.count(parts.proxies.address_of(scope["client"], scope["headers"]))
+
+    api.add_middleware(Door, gate=parts.gate, free=free, refuse=_refuse, failed=failed)
     api.add_middleware(HeadAsGet)
     api.add_middleware(Shedding, overload=parts.overload, refuse=_refuse)
     api.add_middleware(

@@ -12,6 +12,7 @@ from typing import Annotated
 import orjson
 from fastapi import APIRouter, Depends, Query, Response
 
+from traffic_manager.access.limits import Kind
 from traffic_manager.access.permissions import Operation, Principal
 from traffic_manager.api import schemas
 from traffic_manager.api.access import GivenCaller
@@ -82,6 +83,7 @@ async def changes(
             "wait", "invalid-parameter", "goes with names only, not with actor, action, since or until"
         )
     wanted = caller.narrowed(Operation.CHANGES, wanted)
+    parts.limiter.charge(Kind.LISTS, caller.owner, wanted.only_tenant)
     page = None
     if wait and at_least is None:
         page = _remembered(parts, wanted, given, limit)

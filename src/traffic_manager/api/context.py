@@ -12,6 +12,8 @@ import orjson
 from fastapi import Depends, Header, Query, Request, Response
 
 from traffic_manager.access.key_registry import KeyRegistry
+from traffic_manager.access.limit_registry import LimitRegistry
+from traffic_manager.access.limiter import Limiter
 from traffic_manager.access.permissions import Principal
 from traffic_manager.api.access import Gate, principal_of
 from traffic_manager.api.idempotency import idempotency_key_in
@@ -60,6 +62,8 @@ class Parts:
     proxies: TrustedProxies
     key_registry: KeyRegistry
     page_tokens: PageTokens
+    limiter: Limiter
+    limit_registry: LimitRegistry
     # Tells the parent, if there is one, that this worker runs.
     beat: Callable[[], None] | None
     overload: Overload

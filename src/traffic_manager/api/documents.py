@@ -51,6 +51,13 @@ _GRAMMARS = {
 _BOUNDS = {"ge": "minimum", "le": "maximum"}
 _LOCATION = {"Location": _header("The path of the new route.")}
 _CHALLENGE = {"WWW-Authenticate": _header("`Bearer`.")}
+_LIMITS = {
+    "RateLimit-Policy": _header("The limit: requests `q` in `w` seconds."),
+    "RateLimit": _header("What is left of it, `r`, and in how many seconds there may be more, `t`."),
+    "X-RateLimit-Limit": _header("As `q`."),
+    "X-RateLimit-Remaining": _header("As `r`."),
+    "X-RateLimit-Reset": _header("As `t`."),
+}
 _RETRY = {"Retry-After": _header("Try again after so many seconds.")}
 
 
@@ -91,7 +98,7 @@ def documented(
         responses[201] = success | {"description": "Created", "headers": headers | place}
     if status == 201 and model is RouteAnswer:
         responses[200] = success | {"description": "It was so already: nothing changed"}
-    for other in (*others, 401, 403, 414, 500, 503):
+    for other in (*others, 401, 403, 414, 429, 500, 503):
         responses[other] = _problem(other)
     if 304 in others:
         responses[304] = {"description": "The route still has this tag", "headers": headers}
@@ -105,7 +112,7 @@ def documented_stream(*refusals: int) -> dict[str, Any]:  # Any: arguments of Fa
     responses: dict[int | str, dict[str, Any]] = {
         200: {"description": "Events, until the stream ends", "headers": headers, "content": content}
     }
-    for refusal in (*refusals, 414, 500):
+    for refusal in (*refusals, 414, 429, 500):
         responses[refusal] = _problem(refusal)
     return {"responses": responses, "response_class": StreamingResponse}
 
@@ -117,5 +124,5 @@ def _problem(status: int) -> dict[str, Any]:
     description = _REFUSALS.get(status) or "; ".join(sorted(titles))
     schema = {"$ref": f"#/components/schemas/{ProblemAnswer.__name__}"}
     content = {"application/problem+json": {"schema": schema}}
-    headers = {401: _CHALLENGE, 503: _RETRY}.get(status, {})
+    headers = {401: _CHALLENGE, 429: _RETRY | _LIMITS, 503: _RETRY}.get(status, {})
     return {"description": description, "headers": headers, "content": content}

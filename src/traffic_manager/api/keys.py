@@ -9,6 +9,7 @@ from datetime import timedelta
 from fastapi import APIRouter, Response
 
 from traffic_manager.access.key_registry import Issued
+from traffic_manager.access.limits import Kind
 from traffic_manager.access.permissions import ANY, Grant, Operation, operations_of
 from traffic_manager.access.ports import ApiKey
 from traffic_manager.api import schemas
@@ -48,6 +49,7 @@ async def list_keys(
 ) -> Response:
     """Return the keys that the caller administers, in the order of their ids."""
     caller.check_anywhere(Operation.LIST_KEYS)
+    parts.limiter.charge(Kind.LISTS, caller.owner, None)
     after = parts.page_tokens.id_after(page_token, ["keys"])
     head, keys = await parts.reads.run(lambda: parts.key_registry.keys(caller))
     following = [key for key in keys if key.id > after]
@@ -62,6 +64,8 @@ async def create_key(
 ) -> Response:
     """Make a key. It can hold only where the caller administers keys; its text is shown this once."""
     grants, lifetime = _grants(body), timedelta(days=body.expires_in_days)
+    caller.check_anywhere(Operation.CREATE_KEY)
+    parts.limiter.charge(Kind.WRITES, caller.owner, None)
     issued = await parts.reads.run(
         lambda: parts.key_registry.create(caller, author, body.owner, grants, lifetime)
     )
@@ -78,6 +82,7 @@ async def rotate_key(
 ) -> Response:
     """Make a key with the same owner and grants; the old one stays in force for `overlap_seconds`."""
     caller.check_anywhere(Operation.ROTATE_KEY)
+    parts.limiter.charge(Kind.WRITES, caller.owner, None)
     overlap, lifetime = timedelta(seconds=body.overlap_seconds), timedelta(days=body.expires_in_days)
     issued = await parts.reads.run(
         lambda: parts.key_registry.rotate(caller, author, key_id, overlap, lifetime)
@@ -89,6 +94,7 @@ async def rotate_key(
 async def revoke_key(key_id: str, parts: GivenParts, caller: GivenCaller, author: GivenAuthor) -> Response:
     """End a key for good, on every worker within a second. Nothing changes if it was revoked before."""
     caller.check_anywhere(Operation.REVOKE_KEY)
+    parts.limiter.charge(Kind.WRITES, caller.owner, None)
     head, key = await parts.reads.run(lambda: parts.key_registry.revoke(caller, author, key_id))
     await parts.follower.reached(head.revision, CATCH_UP_S)
     return json_answer(key_json(key), head.position)

@@ -21,7 +21,7 @@ from traffic_manager.api.problems import Headers, render
 from traffic_manager.api.rendered import Front, Rendered, rendered
 from traffic_manager.api.resolve import RESOLVE_PATH
 from traffic_manager.api.write_lane import BODY_S, PlainWrite, WriteLane
-from traffic_manager.errors import Overloaded
+from traffic_manager.errors import Overloaded, RateLimited, TrafficManagerError
 from traffic_manager.monitoring.metrics import Load
 from traffic_manager.monitoring.middleware import CORRELATION_HEADER, accepted_id
 from traffic_manager.monitoring.resolve_counts import RESOLVE_ENDPOINT
@@ -71,6 +71,8 @@ class Lane:
         self._count = parts.metrics.resolved_in_lane
         self._observe = parts.metrics.observe_request
         self._overload = parts.overload
+        self._limiter = parts.limiter
+        self._owner_of = parts.gate.owner_of
         self._count_flagged = parts.metrics.tm_resolve_flagged_total.inc
         self._rendered: Kept[str, Rendered] = Kept(_RENDERED_BYTES, _size_of_rendered)
         self._heads: Kept[bytes, Asked] = Kept(_HEADS_BYTES, _size_of_head)
@@ -102,10 +104,13 @@ class Lane:
         """Return what stands for *head* in memory: a hash if it may hold a credential."""
         return head if self._gate.is_open else sha256(head).digest()
 
-    def answer(self, asked: Asked, correlation_id: bytes | None, general: Headers) -> bytes | None:
-        """Return the whole answer, beginning with the *general* headers; None if the mirror cannot tell."""
+    def answer(
+        self, asked: Asked, mark: bytes | None, correlation_id: bytes | None, general: Headers
+    ) -> bytes | None:
+        """Return the whole answer to whom *mark* stands for, beginning with the *general* headers; None if the mirror
+        cannot tell."""
         if self._overload.refuses_resolves and self._overload.refuses(Load.RESOLVES):
-            return self._refusal(asked, correlation_id, general)
+            return self._refusal(Overloaded(), asked, correlation_id, general)
         began = perf_counter()
         key, mirror = asked.key, self._mirror
         kept = self._rendered.get(key)
@@ -113,6 +118,11 @@ class Lane:
             kept = self._up_to_date(key, kept)
             if kept is None:
                 return None
+        if self._limiter.limits_resolves:
+            try:
+                self._limiter.charge_resolve(self._owner_of(mark), asked.tenant)
+            except RateLimited as error:
+                return self._refusal(error, asked, correlation_id, general)
         front = self._front_of(general, kept.as_of)
         request_id = correlation_id or next(self._ids)
         end = _LAST if asked.is_last and not front.closes else _END
@@ -120,9 +130,11 @@ class Lane:
         self._count(status, perf_counter() - began)
         return answer
 
-    def _refusal(self, asked: Asked, correlation_id: bytes | None, general: Headers) -> bytes:
+    def _refusal(
+        self, error: TrafficManagerError, asked: Asked, correlation_id: bytes | None, general: Headers
+    ) -> bytes:
         request_id = correlation_id or next(self._ids)
-        status, headers, body = render(Overloaded(), RESOLVE_PATH, request_id.decode())
+        status, headers, body = render(error, RESOLVE_PATH, request_id.decode())
         self._observe("GET", RESOLVE_ENDPOINT, status, 0.0)
         headers += [(b"content-length", b"%d" % len(body)), (CORRELATION_HEADER, request_id)]
         if asked.is_last and CLOSE not in general:
@@ -275,7 +287,7 @@ class LaneConnection(Connection):
             return False  # not admitted lately, or not permitted: the documented route tells
         if self.is_waiting or self.transport.is_closing():
             return False
-        answer = self._lane.answer(asked, correlation_id, self.server_state.default_headers)
+        answer = self._lane.answer(asked, mark, correlation_id, self.server_state.default_headers)
         if answer is None:
             return False
         self.transport.write(answer)

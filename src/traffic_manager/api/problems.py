@@ -35,6 +35,11 @@ class Problem:
 PROBLEMS: dict[type[TrafficManagerError], Problem] = {
     errors.InvalidInput: Problem(422, "invalid-input", "The request breaks a rule"),
     errors.Unauthenticated: Problem(401, "unauthenticated", "A valid credential is needed"),
+    errors.RateLimited: Problem(429, "rate-limited", "Too many requests"),
+    errors.TooManyFailedSignIns: Problem(
+        429, "too-many-failed-sign-ins", "Too many wrong credentials came from this address"
+    ),
+    errors.QuotaExceeded: Problem(403, "quota-exceeded", "The tenant has as many as it may"),
     errors.Forbidden: Problem(403, "forbidden", "The credential does not permit this"),
     errors.KeyNotFound: Problem(404, "key-not-found", "No such key"),
     errors.KeysUnavailable: Problem(501, "keys-unavailable", "This server makes no keys"),
@@ -125,9 +130,25 @@ def render(error: TrafficManagerError, instance: str, correlation_id: str) -> tu
         headers.append((b"www-authenticate", b"Bearer"))
     if isinstance(cause, _RETRIED):
         headers.append((b"retry-after", _retry_after(cause.retry_after_s, correlation_id)))
+    if isinstance(cause, errors.RateLimited):
+        headers += _limit_headers(cause)
     if error.as_of is not None:
         headers.append((b"tm-revision", str(error.as_of).encode()))
     return problem.status, headers, orjson.dumps(document)
+
+
+def _limit_headers(error: errors.RateLimited) -> Headers:
+    """Return what tells of the limit: draft-ietf-httpapi-ratelimit-headers, and what clients read before it."""
+    wait, quota = b"%d" % error.retry_after_s, b"%d" % error.quota
+    policy = error.policy.encode()
+    return [
+        (b"retry-after", wait),
+        (b"ratelimit-policy", b'"%b";q=%b;w=%d' % (policy, quota, error.window_s)),
+        (b"ratelimit", b'"%b";r=0;t=%b' % (policy, wait)),
+        (b"x-ratelimit-limit", quota),
+        (b"x-ratelimit-remaining", b"0"),
+        (b"x-ratelimit-reset", wait),
+    ]
 
 
 def _retry_after(seconds: range, correlation_id: str) -> bytes:
@@ -165,6 +186,11 @@ def _extensions(error: TrafficManagerError) -> JsonObject:
             return {"errors": [_field(p) for p in error.problems]}
         case errors.RouteConflict() | errors.PreconditionFailed():
             return {"current": route_json(error.current) if error.current else None}
+        case errors.QuotaExceeded():
+            found = FieldProblem(
+                "tenant", f"too-many-{error.things}", f"may have {error.quota} {error.things}"
+            )
+            return {"errors": [_field(found)]}
         case errors.HistoryGone():
             return {"head": error.head}
         case errors.BatchFailed():

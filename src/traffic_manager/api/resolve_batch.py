@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Response
 
+from traffic_manager.access.limits import Kind
 from traffic_manager.access.permissions import Operation, Principal
 from traffic_manager.api import schemas
 from traffic_manager.api.access import GivenCaller
@@ -46,6 +47,7 @@ async def resolve_batch(
     keys = _keys(body.keys) if few else await asyncio.to_thread(_keys, body.keys)
     is_strong = "no-cache" in (cache_control or "").lower()
     permitted = _permitted(caller, keys)
+    parts.limiter.charge_each(Kind.RESOLVES, caller.owner, [key.tenant for key in permitted])
     try:
         answers = await parts.batch_resolver.resolve(permitted, is_strong=is_strong, at_least=at_least)
     except BaseException:

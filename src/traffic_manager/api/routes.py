@@ -10,6 +10,7 @@ from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
+from traffic_manager.access.limits import Kind
 from traffic_manager.access.permissions import Operation as Access
 from traffic_manager.access.permissions import Principal
 from traffic_manager.api import schemas
@@ -94,6 +95,7 @@ async def resolve(
     comes when the route has changed, or when time is up."""
     key = RouteKey.of(tenant, service, env, version)
     caller.check(Access.RESOLVE, key.tenant, key.env)
+    parts.limiter.charge(Kind.RESOLVES, caller.owner, key.tenant)
     is_strong = "no-cache" in (cache_control or "").lower()
     known = position_of(after, "after") if after is not None else None
     answer = await _resolved(parts, key, is_strong, at_least)
@@ -131,7 +133,7 @@ async def create(
 ) -> Response:
     """Create a route, active. 200 if the same active route exists, 409 if another one does."""
     operation = operation_of(parts, caller, author, Verb.CREATE, _names(body), body.url)
-    return await _write_one(parts, author, preconditions.on(operation))
+    return await _write_one(parts, caller, author, preconditions.on(operation))
 
 
 @router.post("/activate", **documented(200, schemas.RouteAnswer, 400, 404, 409, 412, 413, 415, 422, 503))
@@ -144,7 +146,7 @@ async def activate(
 ) -> Response:
     """Let a route resolve. Nothing changes if it does already."""
     operation = operation_of(parts, caller, author, Verb.ACTIVATE, _names(body))
-    return await _write_one(parts, author, preconditions.on(operation))
+    return await _write_one(parts, caller, author, preconditions.on(operation))
 
 
 @router.post("/deactivate", **documented(200, schemas.RouteAnswer, 400, 404, 409, 412, 413, 415, 422, 503))
@@ -157,7 +159,7 @@ async def deactivate(
 ) -> Response:
     """Keep a route, but let it resolve no more. Nothing changes if it does not already."""
     operation = operation_of(parts, caller, author, Verb.DEACTIVATE, _names(body))
-    return await _write_one(parts, author, preconditions.on(operation))
+    return await _write_one(parts, caller, author, preconditions.on(operation))
 
 
 @router.post("/batch", **documented(200, schemas.BatchAnswer, 400, 404, 409, 412, 413, 415, 422, 503))
@@ -168,6 +170,7 @@ async def batch(
     `index` are the answer then. With `dry_run` nothing is written."""
     # On a thread: to check a thousand URLs takes longer than other requests should wait for.
     operations = await asyncio.to_thread(_operations, parts, caller, author, body.operations)
+    parts.limiter.charge_each(Kind.WRITES, caller.owner, [o.key.tenant for o in operations])
     if body.dry_run:
         written = await parts.reads.run(lambda: parts.registry.rehearse(operations, author))
     else:
@@ -191,6 +194,7 @@ async def list_routes(
     asked = (*wanted.names, is_active)
     after = parts.page_tokens.key_after(page_token, asked)
     wanted = caller.narrowed(Access.LIST, wanted)
+    parts.limiter.charge(Kind.LISTS, caller.owner, wanted.only_tenant)
     page = await parts.read(
         lambda: parts.store.page(wanted, is_active, after, page_size), at_least, lambda page: page.head
     )
@@ -215,6 +219,7 @@ async def get(
     """Return a route, active or not, as the database has it."""
     key = RouteKey.of(tenant, service, env, version)
     caller.check(Access.GET, key.tenant, key.env)
+    parts.limiter.charge(Kind.LISTS, caller.owner, key.tenant)
     sighting = await parts.read(lambda: parts.store.look_up([key]), at_least, lambda s: s.head)
     parts.resolver.saw(key, sighting)
     route, as_of = sighting.routes.get(key), sighting.head.position
@@ -246,7 +251,7 @@ async def put(
     operation = operation_of(
         parts, caller, author, Verb.PUT, (tenant, service, env, version), body.url, body.is_active
     )
-    return await _write_one(parts, author, preconditions.on(operation))
+    return await _write_one(parts, caller, author, preconditions.on(operation))
 
 
 @router.delete(
@@ -266,7 +271,7 @@ async def delete(
 ) -> Response:
     """Remove a route. Its history stays."""
     operation = operation_of(parts, caller, author, Verb.DELETE, (tenant, service, env, version))
-    return await _write_one(parts, author, preconditions.on(operation))
+    return await _write_one(parts, caller, author, preconditions.on(operation))
 
 
 @router.get(
@@ -286,6 +291,7 @@ async def history(
     """Return the changes of a route, the newest first; empty if it never was."""
     key = RouteKey.of(tenant, service, env, version)
     caller.check(Access.HISTORY, key.tenant, key.env)
+    parts.limiter.charge(Kind.LISTS, caller.owner, key.tenant)
     below = parts.page_tokens.revision_below(page_token, key)
     page = await parts.read(
         lambda: parts.store.history(key, below, page_size), at_least, lambda page: page.head
@@ -300,7 +306,8 @@ async def history(
     return json_answer(document, page.head.position)
 
 
-async def _write_one(parts: Parts, author: Author, operation: Operation) -> Response:
+async def _write_one(parts: Parts, caller: Principal, author: Author, operation: Operation) -> Response:
+    parts.limiter.charge(Kind.WRITES, caller.owner, operation.key.tenant)
     status, headers, body = await write_one(parts, author, operation)
     response = Response(body, status_code=status)
     response.raw_headers[:] = headers

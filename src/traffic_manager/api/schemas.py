@@ -307,6 +307,37 @@ class WhoAmIGrantAnswer(GrantAnswer):
     source: str = Field(description="Where it comes from.", examples=["the key 3fPq9ZxW1kLm"])
 
 
+Figure = Annotated[int, Field(ge=0, le=1_000_000_000)]
+
+
+class LimitBody(Request):
+    """How much somebody may. Absent or null: as the settings say."""
+
+    resolves: Figure | None = Field(None, description="Resolves a second; a batch counts once for each key.")
+    writes: Figure | None = Field(
+        None, description="Changes a second; a batch counts once for each operation."
+    )
+    lists: Figure | None = Field(None, description="Other reads a second.")
+    routes: Figure | None = Field(None, description="Routes that the tenant may have, active or not.")
+    keys: Figure | None = Field(None, description="Keys in force that may hold in the tenant.")
+
+
+class LimitAnswer(LimitBody):
+    """What is set for a tenant or a principal."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    subject: Literal["tenant", "principal"]
+    name: str = Field(examples=["team-a"])
+
+
+class LimitsAnswer(BaseModel):
+    """A page of what is set, in the order of subjects and names."""
+
+    limits: list[LimitAnswer]
+    next_page_token: str | None = Field(description="For the next page; null on the last.")
+
+
 class WhoAmIAnswer(BaseModel):
     """Who the caller is here, what they may do where, and why. `key_id` is null for anything but a key."""
 

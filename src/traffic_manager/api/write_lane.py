@@ -17,12 +17,13 @@ import orjson
 import structlog
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from traffic_manager.access.limits import Kind
 from traffic_manager.access.permissions import Principal
 from traffic_manager.api.connection import CLOSE, Connection, as_bytes
 from traffic_manager.api.context import Parts, author_of
 from traffic_manager.api.problems import Headers, instance_of, render, render_internal
 from traffic_manager.api.writes import Rendered, operation_of, rendered
-from traffic_manager.errors import TrafficManagerError
+from traffic_manager.errors import RateLimited, TrafficManagerError
 from traffic_manager.monitoring.middleware import CORRELATION_HEADER, correlation_id, say_answered
 from traffic_manager.routing.operations import Author, Operation, Verb
 from traffic_manager.routing.registry import Written
@@ -132,7 +133,12 @@ class PlainWrite(RequestResponseCycle):
 
     def begin(self) -> bool:
         """Ask the writer, now that the body is complete. False if it is for the documented route: nothing is done."""
-        operation = self._operation = self._as_operation()
+        try:
+            operation = self._operation = self._as_operation()
+        except RateLimited as error:
+            self._connection.stand_in(self)
+            self._send(self._refusal(error))
+            return True
         if operation is None:
             return False
         self._connection.stand_in(self)
@@ -148,11 +154,13 @@ class PlainWrite(RequestResponseCycle):
         url, is_active = document.get("url"), document.get("is_active")
         try:
             # The decision on access is in here.
-            return operation_of(
+            operation = operation_of(
                 self._parts, self._principal, self._author, self._call.verb, names, url, is_active
             )
         except TrafficManagerError:
             return None  # the documented route says why
+        self._parts.limiter.charge(Kind.WRITES, self._principal.owner, operation.key.tenant)
+        return operation
 
     def _on_committed(self, answer: Written | Exception) -> None:
         """Go on once this worker's own readers see it (or later: then the caller's token makes them wait)."""

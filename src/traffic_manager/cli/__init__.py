@@ -9,7 +9,7 @@ from __future__ import annotations
 import typer
 
 from traffic_manager import __version__
-from traffic_manager.cli import changes, health, keys, options, routes, server, transfer, writes
+from traffic_manager.cli import changes, health, keys, limits, options, routes, server, transfer, writes
 from traffic_manager.cli.exits import HELP
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ app.add_typer(routes_app, name="routes")
 changes.register(app)
 health.register(app)
 keys.register(app)
+limits.register(app)
 
 
 def main() -> None:

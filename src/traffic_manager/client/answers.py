@@ -21,6 +21,8 @@ from traffic_manager.client.model import (
     Identity,
     Json,
     KeyPage,
+    Limit,
+    LimitPage,
     OperationResult,
     Position,
     ResolveResult,
@@ -72,6 +74,17 @@ def key_page(document: Any) -> KeyPage:  # Any: JSON values
     """Return a page of keys."""
     page = read(KeyPage, document)
     return replace(page, keys=tuple(api_key(key) for key in page.keys))
+
+
+def limit(document: Any) -> Limit:  # Any: JSON values
+    """Return what is set for somebody."""
+    return read(Limit, document)
+
+
+def limit_page(document: Any) -> LimitPage:  # Any: JSON values
+    """Return a page of limits."""
+    page = read(LimitPage, document)
+    return replace(page, limits=read_all(Limit, page.limits))
 
 
 def identity(document: Any) -> Identity:  # Any: JSON values

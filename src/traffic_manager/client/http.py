@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,6 +23,8 @@ from traffic_manager.client.answers import (
     identity,
     json_of,
     key_page,
+    limit,
+    limit_page,
     problem_of,
     resolve_results,
     route_page,
@@ -38,6 +41,8 @@ from traffic_manager.client.model import (
     Identity,
     Key,
     KeyPage,
+    Limit,
+    LimitPage,
     MirrorState,
     Operation,
     Position,
@@ -245,6 +250,17 @@ class Client:
         return self._read(
             self._call("POST", f"/keys/{quote(key_id, safe='')}/revoke", headers=self._why()), api_key
         )
+
+    def limits(self, *, page_size: int = PAGE_SIZE_MAX, page_token: str | None = None) -> Reply[LimitPage]:
+        """Return one page of what is set for tenants and principals."""
+        params = {"page_size": str(page_size)} | _token(page_token)
+        return self._read(self._call("GET", "/limits", params=params), limit_page)
+
+    def set_limit(self, wanted: Limit) -> Reply[Limit]:
+        """Set all figures of a tenant or principal; those that are None are as the server's settings say."""
+        figures = {name: figure for name, figure in asdict(wanted).items() if name not in ("subject", "name")}
+        place = "/".join(quote(part, safe="") for part in (wanted.subject, wanted.name))
+        return self._read(self._call("PUT", f"/limits/{place}", body=figures), limit)
 
     # Changes and health
 

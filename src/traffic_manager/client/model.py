@@ -121,6 +121,28 @@ class KeyPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """How much a `tenant` or a `principal` may: requests a second, and how many routes and keys; None: as the
+    server's settings say."""
+
+    subject: str
+    name: str
+    resolves: int | None = None
+    writes: int | None = None
+    lists: int | None = None
+    routes: int | None = None
+    keys: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitPage:
+    """A page of limits. *next_page_token* is None on the last."""
+
+    limits: Sequence[Limit]
+    next_page_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Who the caller is at the server, what they may do where, and why."""
 

@@ -14,8 +14,8 @@ from traffic_manager.db.rows import CHANGE_COLUMNS, change_of, good_entries
 from traffic_manager.db.session import Row, Session
 from traffic_manager.db.store import HEAD_COLUMNS, only
 from traffic_manager.errors import RevisionGap
-from traffic_manager.routing.chain import KEY_KIND, ROUTE_KIND
-from traffic_manager.routing.ports import Head, Pulse, Slice, StoredKey, Table
+from traffic_manager.routing.chain import KEY_KIND, LIMIT_KIND, ROUTE_KIND
+from traffic_manager.routing.ports import Head, Limit, Pulse, Slice, StoredKey, Table
 from traffic_manager.routing.table import RouteTable
 
 # One statement for each poll, and for each change; all subqueries go over the primary key of changes.
@@ -33,6 +33,9 @@ _RECENT = f"""select revision, tenant || '/' || service || '/' || env || '/' || 
 
 # The digests are read here alone, for those who check keys. All at once: they are few, and seldom change.
 _KEYS = "select id, owner, digest, grants, expires_at from api_keys where revoked_at is null"
+
+# All at once, too: most tenants go by the settings.
+_LIMITS = "select subject, name, resolves, writes, lists, routes, keys from limits"
 
 _LEAVE_EPOCH = """update meta set epoch = :begun,
     epoch_number = 1 + case when epoch_number < :known then :known else epoch_number end where epoch = :left"""
@@ -95,6 +98,11 @@ class SqlFeed:
         with self._using() as connection, connection.reading() as session:
             return [StoredKey(*row) for row in session.rows(_KEYS)]
 
+    def limits(self) -> Sequence[Limit]:
+        """Return all that is set as limits now: perhaps newer than the last slice, never older."""
+        with self._using() as connection, connection.reading() as session:
+            return [Limit(*row) for row in session.rows(_LIMITS)]
+
     def leave_epoch(self, epoch: str, known_number: int = 0) -> None:
         """Begin another epoch, unless somebody has."""
         with self._using() as connection, connection.reading() as session:
@@ -125,8 +133,14 @@ class SqlFeed:
         found = [change_of(row[2:]) for row in whole if row[0] == ROUTE_KIND]
         changes = [change for change in found if change]
         self._pass_over("changes", len(found) - len(changes), after=after, upto=whole[-1][2])
-        has_keys = any(row[0] == KEY_KIND for row in whole)
-        return Slice(upto=whole[-1][2], chain=whole[-1][1], changes=changes, has_keys=has_keys)
+        kinds = {row[0] for row in whole}
+        return Slice(
+            upto=whole[-1][2],
+            chain=whole[-1][1],
+            changes=changes,
+            has_keys=KEY_KIND in kinds,
+            has_limits=LIMIT_KIND in kinds,
+        )
 
     def _pass_over(self, table: str, rows: int, **where: int) -> None:
         """Count and tell of *rows* that break the rules of *table*, if there are any."""

@@ -47,6 +47,10 @@ _LOOK_UP = f"""select {HEAD_COLUMNS}, r.* from meta m left join (
       and r.version = k.value->>3
     ) r on true"""
 
+# Served by the primary key of routes, once per tenant, over all routes of it: 10,000 take a millisecond or two.
+_COUNTS = """select k.value->>0, (select count(*) from routes r where r.tenant = k.value->>0)
+    from {keys_from}"""
+
 # Served by the primary key of routes or, with a filter, by ix_routes_<filter>: all are in key order.
 _PAGE = f"""select {HEAD_COLUMNS}, r.* from meta m left join (
     select {ROUTE_COLUMNS} from routes r where {{condition}}
@@ -98,11 +102,17 @@ class SqlStore:
         self._database = database
         self._look_up = _LOOK_UP.format(keys_from=database.dialect.keys_from)
         self._receipts = KeptReceipts(database.dialect)
+        self._counts = _COUNTS.format(keys_from=database.dialect.keys_from)
 
     def look_up(self, keys: Collection[RouteKey]) -> Sighting:
         """Return the routes of *keys* as they are at the head now."""
         with self._database.reading() as session:
             return _sighting(session.rows(self._look_up, keys=_as_json(keys)))
+
+    def counts(self, tenants: Collection[str]) -> Mapping[str, int]:
+        """Return how many routes each of *tenants* has now."""
+        with self._database.reading() as session:
+            return _counted(session.rows(self._counts, keys=_as_json([(tenant,) for tenant in tenants])))
 
     def page(
         self, wanted: NameFilter, is_active: bool | None, after: RouteKey | None, size: int
@@ -162,12 +172,15 @@ class SqlStore:
             )
             receipts = self._receipts.opened(session, kept)
             ask = partial(self._ask, session)
-            transaction = SqlWriteTransaction(
-                only(last[0] if last else None), _sighting(found).routes, ask, receipts
-            )
+            count = partial(self._count, session)
+            last_row = only(last[0] if last else None)
+            transaction = SqlWriteTransaction(last_row, _sighting(found).routes, ask, receipts, count)
             yield transaction
             if transaction.writes:
                 session.commit(transaction.writes, transaction.upto)
+
+    def _count(self, session: ChangeSession, tenants: Collection[str]) -> Mapping[str, int]:
+        return _counted(session.ask(Question(self._counts, _as_json([(tenant,) for tenant in tenants]))))
 
     def _ask(self, session: ChangeSession, keys: Collection[RouteKey]) -> Mapping[RouteKey, Route]:
         return _sighting(session.ask(Question(self._look_up, _as_json(keys)))).routes
@@ -182,12 +195,14 @@ class SqlWriteTransaction:
         routes: Mapping[RouteKey, Route],
         ask: Callable[[Collection[RouteKey]], Mapping[RouteKey, Route]],
         receipts: OpenReceipts,
+        count: Callable[[Collection[str]], Mapping[str, int]],
     ) -> None:
         self.head = _head([last])
         self.now: int = last[3]
         self.routes = routes
         self._ask = ask
         self._receipts = receipts
+        self.counts = count
         self.writes: list[Write] = []
         self.upto = self.head.revision
         self._chain: bytes = last[4]
@@ -257,7 +272,11 @@ def _pattern_conditions(table: str, suffix: str, names: Names, parameters: dict[
             yield f"{table}.{field} = :{field}_{suffix}"
 
 
-def _as_json(keys: Collection[RouteKey]) -> str:
+def _counted(rows: Sequence[Row]) -> Mapping[str, int]:
+    return {row[0]: row[1] for row in rows}
+
+
+def _as_json(keys: Collection[tuple[str, ...]]) -> str:
     return orjson.dumps([tuple(key) for key in keys]).decode()
 
 

@@ -90,6 +90,14 @@ class HandshakeFailure(StrEnum):
     REFUSED = "refused"  # by either side, or the client has gone
 
 
+class Limited(StrEnum):
+    """What was refused because somebody asked for more than they may."""
+
+    RESOLVES = "resolves"
+    WRITES = "writes"
+    LISTS = "lists"
+
+
 class Outcome(StrEnum):
     """How something ended that is tried again and again."""
 
@@ -240,6 +248,9 @@ class Metrics:
         )
         self.tm_connections_refused_by_address_total = self._counter(
             "tm_connections_refused_by_address_total", "Connections beyond API_MAX_CONNECTIONS_PER_ADDRESS."
+        )
+        self.tm_rate_limited_total = self._counter(
+            "tm_rate_limited_total", "Requests beyond a limit of a tenant or a principal.", kind=Limited
         )
         self.tm_log_dropped_total = self._counter(
             "tm_log_dropped_total", "Log lines that nobody took in time."

@@ -22,6 +22,7 @@ ADDRESS_CHAIN_VERSION = 3
 CHAIN_START = bytes(32)
 ROUTE_KIND = "route"
 KEY_KIND = "key"
+LIMIT_KIND = "limit"
 
 
 def next_link(previous: bytes, change: Change) -> bytes:

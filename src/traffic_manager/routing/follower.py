@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
@@ -22,7 +22,17 @@ from traffic_manager.errors import RevisionGap, SourceUnavailable, StartRefused
 from traffic_manager.routing.bell import Bell
 from traffic_manager.routing.hints import Hints
 from traffic_manager.routing.mirror import WINDOW_CHANGES, Mirror
-from traffic_manager.routing.ports import ChangeFeed, Head, Keyring, Pulse, Slice, StoredKey, Table
+from traffic_manager.routing.ports import (
+    ChangeFeed,
+    Head,
+    Keyring,
+    Limit,
+    LimitKeeper,
+    Pulse,
+    Slice,
+    StoredKey,
+    Table,
+)
 from traffic_manager.routing.watchers import Watchers
 
 # A slice must hold the largest batch (1,000); 100,000 changes were caught up in 0.3 s in slices of 2,000.
@@ -55,6 +65,13 @@ class FollowerEvents(Protocol):
         """A change came that no hint had announced."""
 
 
+class Beside(NamedTuple):
+    """What is followed beside routes: the API keys and the limits; None: as they were."""
+
+    keys: Sequence[StoredKey] | None = None
+    limits: Sequence[Limit] | None = None
+
+
 class _Waiter:
     """Who is told when a revision has been applied."""
 
@@ -67,8 +84,9 @@ class _Waiter:
 
 
 class Follower:
-    """Keeps *mirror* and *keyring* (None: nobody is asked for a key) at the head of *feed*, and tells *watchers* of
-    what it applied. *at_head*: when a mirror that is loaded already was at the head, on the monotonic clock."""
+    """Keeps *mirror*, *keyring* (None: nobody is asked for a key) and *limits* (None: they are of no interest) at the
+    head of *feed*, and tells *watchers* of what it applied. *at_head*: when a mirror that is loaded already was at
+    the head, on the monotonic clock."""
 
     def __init__(
         self,
@@ -77,6 +95,7 @@ class Follower:
         events: FollowerEvents,
         watchers: Watchers,
         keyring: Keyring | None = None,
+        limits: LimitKeeper | None = None,
         *,
         at_head: float | None = None,
     ) -> None:
@@ -84,6 +103,7 @@ class Follower:
         self._mirror = mirror
         self._watchers = watchers
         self._keyring = keyring
+        self._limits = limits
         self._events = events
         self._bell = Bell()
         self._woken_for = 0
@@ -97,7 +117,7 @@ class Follower:
         self._number_to_pass = 0
         # Monotonic time at which the last poll began that left the mirror at the head.
         self._at_head = at_head
-        self._has_keys = False
+        self._has_beside = False
         self.head_revision = 0
         self.refusal: StartRefused | None = None
         self.synchronised = asyncio.Event()
@@ -115,9 +135,9 @@ class Follower:
         if self._thread.is_alive():
             self._thread.join(_STOP_S)
 
-    def recall(self, table: Table, keys: Sequence[StoredKey] | None, at_head: float) -> None:
+    def recall(self, table: Table, beside: Beside, at_head: float) -> None:
         """Begin with a table that was kept since *at_head*, a time on the monotonic clock, and go on from there."""
-        self._load(table, keys, is_fork=False)
+        self._load(table, beside, is_fork=False)
         self._at_head = at_head
 
     def catch_up(self) -> bool:
@@ -262,8 +282,9 @@ class Follower:
         began = monotonic()
         if self._mirror.head is None or self._mirror.may_become_complete:
             self._reload()
-        elif self._keyring is not None and not self._has_keys:
-            self._on_loop(partial(self._load_keys, self._read_keys()))
+        elif not self._has_beside:
+            self._on_loop(partial(self._load_beside, self._read_beside()))
+            self._has_beside = True
         pulse = self._feed.pulse(self._mirror.applied, SLICE_CHANGES)
         is_fork = self._is_fork(pulse)
         self._leave_epoch(pulse.head if is_fork else None)
@@ -274,8 +295,8 @@ class Follower:
         changes = pulse.changes
         while changes is not None and not self._is_stopping:
             # Read after the slice: as new as its changes, or newer.
-            keys = self._read_keys() if changes.has_keys else None
-            self._on_loop(partial(self._apply, changes, keys))
+            beside = self._read_beside(has_keys=changes.has_keys, has_limits=changes.has_limits)
+            self._on_loop(partial(self._apply, changes, beside))
             if self._mirror.applied >= self.head_revision:
                 break
             changes = self._feed.slice(self._mirror.applied, SLICE_CHANGES)
@@ -315,11 +336,15 @@ class Follower:
         if is_fork:
             self._events.fork()
             log.error("history_fork", applied=self._mirror.applied, head=table.head.revision)
-        keys = self._read_keys()
-        self._on_loop(lambda: self._load(table, keys, is_fork))
+        beside = self._read_beside()
+        self._on_loop(lambda: self._load(table, beside, is_fork))
+        self._has_beside = True
 
-    def _read_keys(self) -> Sequence[StoredKey] | None:
-        return self._feed.keys() if self._keyring is not None else None
+    def _read_beside(self, *, has_keys: bool = True, has_limits: bool = True) -> Beside:
+        return Beside(
+            self._feed.keys() if has_keys and self._keyring is not None else None,
+            self._feed.limits() if has_limits and self._limits is not None else None,
+        )
 
     def _reload_safely(self) -> Exception | None:
         try:
@@ -347,8 +372,8 @@ class Follower:
             while not done.wait(1.0) and not self._is_stopping:
                 pass
 
-    def _load(self, table: Table, keys: Sequence[StoredKey] | None, is_fork: bool) -> None:
-        self._load_keys(keys)
+    def _load(self, table: Table, beside: Beside, is_fork: bool) -> None:
+        self._load_beside(beside)
         self._mirror.load(table, is_other_history=is_fork)
         self.synchronised.set()
         self._let_go()
@@ -362,15 +387,16 @@ class Follower:
         if table.beyond:
             self._warn_of_limit()
 
-    def _load_keys(self, keys: Sequence[StoredKey] | None) -> None:
-        if self._keyring is not None and keys is not None:
-            self._keyring.load(keys)
+    def _load_beside(self, beside: Beside) -> None:
+        if self._keyring is not None and beside.keys is not None:
+            self._keyring.load(beside.keys)
             self._watchers.check()
-            self._has_keys = True
+        if self._limits is not None and beside.limits is not None:
+            self._limits.load(beside.limits)
 
-    def _apply(self, changes: Slice, keys: Sequence[StoredKey] | None) -> None:
-        # The keys first: whoever waits for the revision of a revocation finds it in force.
-        self._load_keys(keys)
+    def _apply(self, changes: Slice, beside: Beside) -> None:
+        # These first: whoever waits for the revision of a revocation finds it in force.
+        self._load_beside(beside)
         head = self._mirror.head
         assert head is not None  # noqa: S101 slices come after a table
         was_complete = self._mirror.is_complete

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,7 +13,13 @@ from typing import NamedTuple
 
 import orjson
 
-from traffic_manager.errors import BatchFailed, PreconditionFailed, RouteConflict, RouteNotFound
+from traffic_manager.errors import (
+    BatchFailed,
+    PreconditionFailed,
+    QuotaExceeded,
+    RouteConflict,
+    RouteNotFound,
+)
 from traffic_manager.errors import TrafficManagerError as Failure
 from traffic_manager.routing.model import Action, Change, Route, RouteKey
 from traffic_manager.routing.ports import Head
@@ -44,6 +51,11 @@ class Operation(NamedTuple):
     is_active: bool | None = None
     if_match: frozenset[str] | None = None
     if_none_match: frozenset[str] | None = None
+
+    @property
+    def creates(self) -> bool:
+        """True if there may be a route more after it."""
+        return self.verb in (Verb.CREATE, Verb.PUT)
 
 
 class Outcome(NamedTuple):
@@ -78,15 +90,33 @@ class _Draft(NamedTuple):
     is_active: bool
 
 
+class Quota(NamedTuple):
+    """How many routes a tenant may have, and has."""
+
+    most: int
+    used: int
+
+
+_GROWTH = {Action.CREATED: 1, Action.DELETED: -1}
+
+
 class Overlay:
     """The state of some routes, with the effects of operations on it that are not written yet.
 
     Numbers changes from the head on. Operations see the effects of those before them; those of a request that
-    fails leave none.
+    fails leave none. *quotas*: of tenants that may not have any number of routes.
     """
 
-    def __init__(self, head: Head, now: int, routes: Mapping[RouteKey, Route]) -> None:
+    def __init__(
+        self,
+        head: Head,
+        now: int,
+        routes: Mapping[RouteKey, Route],
+        quotas: Mapping[str, Quota] | None = None,
+    ) -> None:
         self._head = head
+        self._quotas = quotas or {}
+        self._grown: Counter[str] = Counter()  # by how many routes, by tenant
         self._epoch8 = head.epoch8
         self._now = now
         self._before = routes
@@ -110,6 +140,8 @@ class Overlay:
                 if not is_batch:
                     raise
                 raise BatchFailed(index, failure) from failure
+        if self._quotas:
+            self._check_quotas(operations, drafts, is_batch=is_batch)
         self.after |= after
         self._record(drafts, author)
         return outcomes
@@ -127,6 +159,25 @@ class Overlay:
         revision = self._head.revision + len(self.changes) + len(drafts)
         after[key] = self._route_after(draft, revision)
         return Outcome(operation, after[key], draft.action, revision)
+
+    def _check_quotas(
+        self, operations: Sequence[Operation], drafts: Sequence[_Draft], *, is_batch: bool
+    ) -> None:
+        """Raise QuotaExceeded if a tenant would have more routes than it may, and more than before: what a batch
+        comes to counts, whatever the order of its operations."""
+        growth = Counter[str]()
+        for draft in drafts:
+            growth[draft.operation.key.tenant] += _GROWTH.get(draft.action, 0)
+        for tenant, routes in growth.items():
+            quota = self._quotas.get(tenant)
+            if quota is None or routes <= 0 or quota.used + self._grown[tenant] + routes <= quota.most:
+                continue
+            failure = QuotaExceeded(tenant, "routes", quota.most)
+            if not is_batch:
+                raise failure
+            last = max(i for i, wish in enumerate(operations) if wish.key.tenant == tenant and wish.creates)
+            raise BatchFailed(last, failure)
+        self._grown.update(growth)
 
     def _current(self, key: RouteKey) -> Route | None:
         return self.after[key] if key in self.after else self._before.get(key)

@@ -11,14 +11,14 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
 from traffic_manager.errors import Busy, RequestUnderWay, SourceUnavailable, TrafficManagerError
 from traffic_manager.routing.model import RouteKey
-from traffic_manager.routing.operations import Author, Operation, Outcome, Overlay, keys_of
+from traffic_manager.routing.operations import Author, Operation, Outcome, Overlay, Quota, keys_of
 from traffic_manager.routing.ports import Claim, Head, RequestName, RouteStore, Sighting
 from traffic_manager.routing.receipts import Receipts, claim_of
 
@@ -112,11 +112,18 @@ class _Request:
 
 class Registry:
     """Makes changes through *store*. After each commit *committed* is called with the new head revision, on
-    the writer's thread, before anybody is answered."""
+    the writer's thread, before anybody is answered. *most_routes* tells how many routes a tenant may have, None for
+    any number."""
 
-    def __init__(self, store: RouteStore, committed: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        store: RouteStore,
+        committed: Callable[[int], None],
+        most_routes: Callable[[str], int | None] = lambda _: None,
+    ) -> None:
         self._store = store
         self._committed = committed
+        self._most_routes = most_routes
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         # Of requests that are to be done once; the event loop's.
         self._under_way: set[RequestName] = set()
@@ -152,7 +159,8 @@ class Registry:
         """Return what a batch would come to now, and write nothing. Reads the database on this thread."""
         sighting = self._store.look_up(keys_of(operations))
         # This machine's clock: nothing of it is kept.
-        overlay = Overlay(sighting.head, time.time_ns() // 1000, sighting.routes)
+        quotas = self._quotas(operations, self._store.counts)
+        overlay = Overlay(sighting.head, time.time_ns() // 1000, sighting.routes, quotas)
         try:
             return Written(sighting.head, overlay.apply(operations, author, is_batch=True))
         except TrafficManagerError as error:
@@ -232,7 +240,9 @@ class Registry:
             if late:
                 group += late
                 transaction.look_up(_all_keys(late), _all_claims(late))
-            overlay = Overlay(transaction.head, transaction.now, transaction.routes)
+            wishes = [operation for request in group for operation in request.operations]
+            quotas = self._quotas(wishes, transaction.counts)
+            overlay = Overlay(transaction.head, transaction.now, transaction.routes, quotas)
             receipts = Receipts(transaction.receipts)
             answers = [(request, _attempt(request, overlay, receipts)) for request in group]
             if overlay.changes:
@@ -243,6 +253,17 @@ class Registry:
         if overlay.changes:
             self._committed(overlay.head.revision)
         _tell(answers)
+
+    def _quotas(
+        self, operations: Iterable[Operation], counts: Callable[[Collection[str]], Mapping[str, int]]
+    ) -> Mapping[str, Quota]:
+        """Return the quotas of the tenants that may get a route more, with what they have: read only for those."""
+        tenants = {operation.key.tenant for operation in operations if operation.creates}
+        most = {name: most for name in tenants if (most := self._most_routes(name)) is not None}
+        if not most:
+            return {}
+        used = counts(most)
+        return {name: Quota(most[name], used[name]) for name in most}
 
 
 def _attempt(request: _Request, overlay: Overlay, receipts: Receipts | None = None) -> Answer:
