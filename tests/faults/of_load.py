@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 from tests.faults.acts import again_and_again, beside, counted, seconds_until
-from tests.faults.criteria import known_routes_answer, nodes_stay_ready, p99_holds
+from tests.faults.criteria import known_routes_answer, nodes_stay_ready, nothing_fails, p99_holds
 from tests.faults.evidence import Evidence
 from tests.faults.of_kafka import pile_up
 from tests.faults.resources import used_by
@@ -22,6 +25,9 @@ from tests.servers.ports import HOST
 _NAMES = 100_000
 _BUDGET = 20
 _WORKERS = 2
+_NOISY_LIMIT = 10
+_TIMES = 20
+_NOISY_CALLERS = 4
 _CAUGHT_UP_S = 30.0
 _SLOW_CLIENTS = 2000
 _NOTICED_S = 5.0
@@ -97,6 +103,37 @@ def _one_look_up_a_change(evidence: Evidence) -> Sequence[str]:
 
 
 @contextmanager
+def _noisy_tenant(stand: Stand) -> Iterator[None]:
+    """List routes of one tenant twenty times as often as it may, at every node: the dearest way to be refused."""
+    callers = [Caller(node) for node in stand.nodes for _ in range(_NOISY_CALLERS)]
+    answers: list[int] = []
+    began = time.monotonic()
+    with ExitStack() as stack:
+        for caller in callers:
+            ask = partial(_ask_noisily, caller, answers)
+            stack.enter_context(again_and_again(ask, len(callers) / (_TIMES * _NOISY_LIMIT)))
+        yield
+    statuses = Counter(answers)
+    stand.measured["noisy/seconds"] = time.monotonic() - began
+    stand.measured["noisy/accepted"] = statuses[200]
+    stand.measured["noisy/refused"] = statuses[429]
+    if others := statuses.keys() - {200, 429}:
+        stand.findings.append(f"the noisy tenant was answered {others}")
+
+
+def _ask_noisily(caller: Caller, answers: list[int]) -> None:
+    answers.append(caller.ask("GET", "/api/v1/routes?tenant=noisy").status)
+
+
+def _no_more_than_its_limit(evidence: Evidence) -> Sequence[str]:
+    """A second's worth is there at first; of all that comes in after that, 110 % at most is let through."""
+    accepted, refused = evidence.measured["noisy/accepted"], evidence.measured["noisy/refused"]
+    most = 1.1 * _NOISY_LIMIT * (evidence.measured["noisy/seconds"] + 1)
+    found = [f"{accepted:.0f} were let through, not {most:.0f}"] if accepted > most else []
+    return found if refused else [*found, "nothing was refused: was it noisy at all?"]
+
+
+@contextmanager
 def _burst_of_changes(stand: Stand) -> Iterator[None]:
     """Make a hundred thousand changes as fast as they are taken; all workers have them soon."""
     pile_up(stand, stand.phases.rounds(10, 100))
@@ -169,6 +206,13 @@ SCENARIOS = [
         "the hottest route changed all the time",
         _hottest_changed,
         (known_routes_answer(), nodes_stay_ready, _one_look_up_a_change),
+    ),
+    Scenario(
+        "F63",
+        "a tenant that asks for twenty times what it may",
+        _noisy_tenant,
+        (known_routes_answer(), p99_holds, nodes_stay_ready, nothing_fails, _no_more_than_its_limit),
+        ({"LIMIT_TENANT_LISTS": str(_NOISY_LIMIT), "LIMIT_NODES": str(NODES)},) * NODES,
     ),
     Scenario(
         "F64",

@@ -29,7 +29,6 @@ _REASONS = {
     "F47": "the clocks of one node alone: needs a library that lies to it about the time",
     "F49": "no fault of its own: the row of the log is written with the change, and compared in every run",
     "F62": "five times what two workers answer is more than a client here can ask: benchmarks/",
-    "F63": "there are no quotas",
 }
 _ROWS = (*range(1, 18), *range(20, 28), *range(30, 38), *range(40, 53), *range(60, 67))
 _ROOMS = (
