@@ -32,6 +32,8 @@ _SIX_HEADERS = {
     "Connection": "keep-alive",
     "X-Forwarded-For": "203.0.113.7, 198.51.100.23",
 }
+# Of a tenant and of the key's owner, higher than anybody can ask: what is measured is the counting.
+_LIMITS = {"LIMIT_TENANT_RESOLVES": "1000000000", "LIMIT_PRINCIPAL_RESOLVES": "1000000000"}
 _CHECKED = 25
 _BATCH = 1_000
 
@@ -42,12 +44,13 @@ def resolve(stage: Stage) -> Iterator[Outcome]:
     with ExitStack() as things:
         open_node = things.enter_context(stage.node(database, WORKERS))
         node = things.enter_context(stage.node(database, WORKERS, **REQUIRED))
+        limited = things.enter_context(stage.node(database, WORKERS, **REQUIRED, **_LIMITS))
         key = bearer(a_key_for(node, "resolver:*/*"))
         etcd = things.enter_context(EtcdServer())
         etcd.fill([("/".join(key_of(i)), url_of(i)) for i in range(ROUTES)])
         constant = ask(open_node.url, get(resolve_path(0)))[1].decode()
         nginx = things.enter_context(NginxServer(constant, WORKERS))
-        contenders = _contenders(node, open_node, nginx, etcd, key)
+        contenders = _contenders(node, open_node, limited, nginx, etcd, key)
         _check(contenders)
         loads = in_turn(contenders, stage.plan.rounds, stage.plan.seconds, stage.say)
         _check(contenders)
@@ -88,6 +91,8 @@ def _figures(loads: dict[str, list[Load]]) -> Iterator[Figure]:
     yield rates("resolve.documented", what, ours, slow, loads["ours, documented route"])
     open_to_all = "the same server with AUTH_MODE=open, no key in the request"
     yield rates("resolve.keys", what, ours, open_to_all, loads["ours, no keys"])
+    unlimited = "the same server without limits"
+    yield rates("resolve.limits", f"{what}, and limits", loads["ours, limits"], unlimited, ours)
     distinct = f"the same, all {ROUTES:,} in turn: more than heads and answers are kept for"
     yield rates(
         "resolve.distinct", distinct, loads["ours, all distinct"], constant, loads["nginx, all distinct"]
@@ -135,7 +140,7 @@ def _generator(loads: Sequence[Load]) -> str:
 
 
 def _contenders(
-    node: Node, open_node: Node, nginx: NginxServer, etcd: EtcdServer, key: dict[str, str]
+    node: Node, open_node: Node, limited: Node, nginx: NginxServer, etcd: EtcdServer, key: dict[str, str]
 ) -> dict[str, Contender]:
     """Ours asks for a key unless told otherwise, and nginx gets the same requests."""
     chosen = spread(DISTINCT, ROUTES)
@@ -147,6 +152,7 @@ def _contenders(
     ours, theirs = [node.pid], [nginx.pid]
     return {
         "ours": Contender(node.url, Requests(plain), ours),
+        "ours, limits": Contender(limited.url, Requests(plain), [limited.pid]),
         "nginx": Contender(nginx.url, Requests(plain), theirs),
         "ours, six headers": Contender(node.url, Requests(with_headers), ours),
         "nginx, six headers": Contender(nginx.url, Requests(with_headers), theirs),
