@@ -6,7 +6,7 @@ import json
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 from typing import Any
@@ -15,16 +15,20 @@ from tests.access.authority import SERVER, Authority
 from tests.servers.ports import HOST
 
 Json = dict[str, Any]
+# As long as a fetch may take in a test that does not ask for less: nothing is late on a busy machine.
+PATIENCE_S = 60.0
 CONFIGURATION = "/.well-known/openid-configuration"
 JWKS = "/jwks"
 
 
 class Stub:
-    """One with *keys* (a JWKS). *answers* has what it answers instead, by path; *asked* how often it was asked."""
+    """One with *keys* (a JWKS). *answers* has what it answers instead, by path; *asked* how often it was asked, over
+    how many *connections*."""
 
     def __init__(self, authority: Authority, keys: Json) -> None:
         self.keys = keys
         self.asked: Counter[str] = Counter()
+        self.connections = 0
         self.answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
         self.go_on = Event()
         self._server = ThreadingHTTPServer((HOST, 0), _handler(self))
@@ -59,6 +63,15 @@ class Stub:
         """Answer nothing until it goes on."""
         self.go_on.wait(30.0)
 
+    def drip(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer a byte now and then, until it goes on."""
+        request.send_response(200)
+        request.end_headers()
+        with suppress(OSError):
+            while not self.go_on.wait(0.05):
+                request.wfile.write(b" ")
+        request.close_connection = True
+
     def start(self) -> None:
         """Answer."""
         self._thread.start()
@@ -85,6 +98,12 @@ def answer(body: bytes, status: int = 200, **headers: str) -> Callable[[BaseHTTP
 
 def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # keeps connections, if the client does
+
+        def setup(self) -> None:
+            stub.connections += 1
+            super().setup()
+
         def do_GET(self) -> None:
             stub.asked[self.path] += 1
             send = stub.answers.get(self.path) or answer(stub.document(self.path))

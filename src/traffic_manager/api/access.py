@@ -65,7 +65,7 @@ class Gate:
         keyring: Keyring | None,
         names: ClientNames | None = None,
         tokens: Tokens | None = None,
-        ask: Callable[[str], Awaitable[None]] | None = None,
+        ask: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
         self._keyring = keyring
         self._names = names
@@ -94,14 +94,20 @@ class Gate:
     async def admit_patiently(
         self, headers: Iterable[tuple[bytes, bytes]], certificate: ClientCertificate | None = None
     ) -> Principal:
-        """Return who asks, as `admit` does; if that takes a key that is not known, ask its issuer first."""
+        """Return who asks, as `admit` does; if that takes a key that is not known, ask its issuer first: that
+        there is none is said from its answer only."""
         try:
             return self.admit(headers, certificate)
         except (SigningKeyUnknown, IssuerUnavailable) as unknown:
             if self._ask is None:
                 raise
-            await self._ask(unknown.issuer)
-        return self.admit(headers, certificate)
+            is_answered = await self._ask(unknown.issuer)
+        try:
+            return self.admit(headers, certificate)
+        except SigningKeyUnknown as unknown:
+            if is_answered:
+                raise
+            raise IssuerUnavailable(unknown.issuer) from None
 
     def mark_of(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         """Return what stands in memory for the credential in the headers; None if there is none, or if it is not

@@ -35,7 +35,12 @@ class Documents:
         self._issuer = issuer
         self._jwks_uri: str | None = issuer.jwks_uri
         self._http = httpx2.AsyncClient(
-            headers=_HEADERS, timeout=FETCH_S, verify=_trust(issuer), follow_redirects=False
+            headers=_HEADERS,
+            timeout=FETCH_S,
+            verify=_trust(issuer),
+            follow_redirects=False,
+            # One that is kept may have been closed by then: a provider that was restarted would count as away.
+            limits=httpx2.Limits(max_keepalive_connections=0),
         )
 
     async def close(self) -> None:

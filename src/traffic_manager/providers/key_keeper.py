@@ -1,8 +1,8 @@
 """Keeps the keys of all issuers at hand, so that no request waits for a provider while a key is there.
 
-Each issuer is asked every five minutes. A key that is not known may be new: then the issuer is asked at once, once
-for all who wait, and not often, for whoever makes tokens up can name any key. A provider that is away changes nothing
-for a day.
+Each issuer is asked every five minutes, and every ten seconds while it does not answer. A key that is not known may
+be new: then the issuer is asked at once, once for all who wait, and not often, for whoever makes tokens up can name
+any key. A provider that is away changes nothing for a day.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from traffic_manager.monitoring.metrics import Metrics, Outcome
 from traffic_manager.providers.documents import Documents, FetchFailed
 
 REFRESH_S = 300.0
-_RETRY_S = 10.0
+_LOOK_EVERY_S = 10.0
 # Two documents, at the worst. Whoever waits for them waits no longer.
 PATIENCE_S = 4.5
 # Because of keys that are not known an issuer is asked so often, and in so long.
@@ -54,9 +54,10 @@ class KeyKeeper:
             for keep in self._keeps.values():
                 await keep.close()
 
-    async def ask(self, issuer: str) -> None:
-        """Return when *issuer* was asked for its keys, or has been asked too often, or does not answer in time."""
-        await self._keeps[issuer].ask()
+    async def ask(self, issuer: str) -> bool:
+        """Return whether what is known of *issuer*'s keys is what it says now, or said within the last minute: it is
+        asked, unless it was too often, and may not answer in time."""
+        return await self._keeps[issuer].ask()
 
     @property
     def age_s(self) -> float:
@@ -81,17 +82,21 @@ class _Keep:
         return self._clock() - self._answered_at
 
     async def run(self) -> None:
+        await asyncio.shield(self._fetching())
+        # Spread, so that the workers of all nodes do not come together.
+        refresh_s = REFRESH_S * random.uniform(0.8, 1.0)  # noqa: S311 no secret
         while True:
-            is_ok = await asyncio.shield(self._fetching())
-            # Spread, so that the workers of all nodes do not come together.
-            await asyncio.sleep((REFRESH_S if is_ok else _RETRY_S) * random.uniform(0.8, 1.0))  # noqa: S311 no secret
-
-    async def ask(self) -> None:
-        if (self._fetch is None or self._fetch.done()) and not self._may_ask():
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_S):
+            await asyncio.sleep(_LOOK_EVERY_S)
+            if self._has_failed or self.age_s >= refresh_s:
                 await asyncio.shield(self._fetching())
+
+    async def ask(self) -> bool:
+        if (self._fetch is not None and not self._fetch.done()) or self._may_ask():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
+                    return await asyncio.shield(self._fetching())
+            return False
+        return not self._has_failed and self.age_s <= ASKED_WITHIN_S
 
     async def close(self) -> None:
         if self._fetch is not None:
