@@ -9,7 +9,18 @@ from __future__ import annotations
 import typer
 
 from traffic_manager import __version__
-from traffic_manager.cli import changes, health, keys, limits, options, routes, server, transfer, writes
+from traffic_manager.cli import (
+    audit,
+    changes,
+    health,
+    keys,
+    limits,
+    options,
+    routes,
+    server,
+    transfer,
+    writes,
+)
 from traffic_manager.cli.exits import HELP
 
 app = typer.Typer(
@@ -54,6 +65,7 @@ changes.register(app)
 health.register(app)
 keys.register(app)
 limits.register(app)
+audit.register(app)
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def _verify(
         if topic:
             topic.end(found)
         notes = list(_check_nodes(database, found, nodes, timeout_s))
-    return _tell(found, [*([f"{topic.events:,} events"] if topic else []), *notes])
+    return tell_of(found, [*([f"{topic.events:,} events"] if topic else []), *notes])
 
 
 def _read_topic(settings: Settings, database: Database) -> TopicCheck:
@@ -110,7 +110,8 @@ def _check_nodes(
         typer.echo(f"note: {note}", err=True)
 
 
-def _tell(found: Verification, others: Sequence[str]) -> int:
+def tell_of(found: Verification, others: Sequence[str]) -> int:
+    """Write what was found; return the exit code. *others*: what else was checked."""
     from traffic_manager.db.verification import MAX_FINDINGS
 
     for finding in found.findings:

@@ -377,6 +377,26 @@ class TlsSettings(Section):
         return self
 
 
+class AuditSettings(Section):
+    """Signed heads of the log, which `traffic-manager audit sign` makes. Servers need none of it."""
+
+    model_config = ConfigDict(env_prefix="AUDIT_")
+
+    key_file: Path | None = Field(
+        None, description="File of the private key that heads are signed with: Ed25519, PEM, no password."
+    )
+    heads_file: Path | None = Field(
+        None,
+        description="File that signed heads are appended to. Keep it where the database's people cannot write.",
+    )
+    heads_topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")] | None = Field(
+        None, description="Topic of Kafka that signed heads are sent to as well. Unset: none."
+    )
+    heads_seconds: Seconds = Field(
+        60.0, description="So often `traffic-manager audit sign` looks for a new head."
+    )
+
+
 class WatchSettings(Section):
     """Streams and long polls of changes."""
 
@@ -444,6 +464,7 @@ class Settings(BaseModel):
         "auth",
         "tls",
         "limit",
+        "audit",
         "watch",
         "db",
         "redis",
@@ -456,6 +477,7 @@ class Settings(BaseModel):
     auth: AuthSettings
     tls: TlsSettings
     limit: LimitSettings
+    audit: AuditSettings
     watch: WatchSettings
     db: DbSettings
     redis: RedisSettings

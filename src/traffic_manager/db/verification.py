@@ -91,6 +91,8 @@ class Verification:
     table: Mapping[Name, State] = field(repr=False)
     chain: bytes = b""
     changes: int = 0
+    # The newest of the known digests that the log still has.
+    agreed: int = 0
     findings: list[str] = field(default_factory=list)
 
     def found(self, finding: str) -> None:
@@ -114,6 +116,23 @@ def verify(
     _check_log(database, told, (replay, *checks), known, progress)
     replay.end()
     _check_known(told, known)
+    return told
+
+
+def check_since(database: Database, revision: int, chain: bytes) -> Verification:
+    """Return what differs in the log after *revision*, where the digest was *chain*; the routes are not looked at.
+    What was forgotten since then is passed over. Raises SourceUnavailable."""
+    with database.reading() as session:
+        start = only(session.row(_START))
+    if start[3] > revision:
+        revision, chain = start[3], bytes(start[4])
+    told = Verification(Head(*start[:3]), revision, {}, chain)
+    if told.head.revision < revision:
+        told.found(f"revision {revision} was there before, and the log ends at {told.head.revision}")
+    elif revision and chain_at(database, revision)[1] != chain.hex():
+        told.found(f"revision {revision}: its digest was another one before")
+    else:
+        _check_log(database, told, (), _NOTHING, lambda _: None)
     return told
 
 
@@ -150,10 +169,7 @@ def _check_log(
             told.found(f"revisions {expected} to {entry.revision - 1} are missing from the log")
         elif _link(told.chain, entry) != entry.chain or not entry.is_covered:
             told.found(f"revision {expected}: its digest does not follow from it and the digest before it")
-        if known.get(entry.revision, entry.chain) != entry.chain:
-            told.found(
-                f"revision {entry.revision}: its digest is {entry.chain.hex()}, and was another one before"
-            )
+        _compare(told, entry, known)
         _tell(checks, entry)
         told.chain, expected = entry.chain, entry.revision + 1
         told.changes += 1
@@ -161,6 +177,17 @@ def _check_log(
             progress(told.changes)
     if expected <= told.head.revision:
         told.found(f"revisions {expected} to {told.head.revision} are missing from the log")
+
+
+def _compare(told: Verification, entry: _Entry, known: Mapping[int, bytes]) -> None:
+    digest = known.get(entry.revision)
+    if digest == entry.chain:
+        told.agreed = entry.revision
+    elif digest is not None:
+        told.found(
+            f"revision {entry.revision}: its digest is {entry.chain.hex()}, and was another one before: "
+            f"something in revisions {told.agreed + 1} to {entry.revision} is not what it was"
+        )
 
 
 def _check_known(told: Verification, known: Mapping[int, bytes]) -> None:
