@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
+from typing import cast
 
 import pytest
 
@@ -182,6 +183,40 @@ async def test_a_redis_that_was_never_there_changes_nothing(redis_server: RedisS
     async with workers(nowhere, WORKERS) as crew:
         took_s = await keep_asking(crew, crew, lambda: total(crew) >= 2 * QUOTA)
         assert total(crew) <= 1.1 * QUOTA * (took_s + 1)
+
+
+class Liar:
+    """In the place of a client: answers what the test has set."""
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    async def call(self, _command: object) -> object:
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [[], [9], [9, 2, 3], [b"9", 50], [9, "50"], [9, None], [9, 50.5], [9, True], "99", b"99", {0: 9, 1: 4}],
+)
+@on_a_loop
+async def test_what_is_no_answer_of_the_script_is_as_good_as_none(answer: object) -> None:
+    worker = Worker(RedisSettings.model_validate({"host": "nowhere"}), QUOTA, least_workers=WORKERS)
+    budgets = SharedBudgets(cast("RedisClient", Liar(answer)), worker.limiter)
+    worker.ask()
+    await budgets.renew()
+    assert worker.limiter.workers == WORKERS  # and not 9
+
+
+@on_a_loop
+async def test_a_redis_that_gives_and_gives_lets_nobody_pass_the_whole_limit() -> None:
+    worker = Worker(RedisSettings.model_validate({"host": "nowhere"}), QUOTA, least_workers=WORKERS)
+    budgets = SharedBudgets(cast("RedisClient", Liar([10**15, 10**15])), worker.limiter)
+    began = monotonic()
+    for _ in range(50):
+        worker.ask(10 * QUOTA)
+        await budgets.renew()
+    assert worker.passed <= QUOTA * (monotonic() - began + 1) + 1
 
 
 @pytest.mark.servers

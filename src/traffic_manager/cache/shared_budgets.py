@@ -7,7 +7,7 @@ so together they let no more through than it was given. What a worker let throug
 paid for with the next.
 
 Without Redis leases run out, and each worker goes on with its share (`access/limiter.py`). Whoever can write to Redis
-can make a worker let its whole limit through at most, for the worker keeps to that by itself.
+can make each worker let the whole limit through, and no more, for the worker keeps to that by itself; or nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import secrets
 from collections.abc import Collection, Sequence
 from functools import partial
 from time import monotonic_ns
-from typing import cast
+from typing import TypeGuard
 
 from redis.asyncio import Redis
 
@@ -32,6 +32,8 @@ _LEASE_NS = 500_000_000
 _TELL_EVERY_NS = 1_000_000_000
 # So many buckets a call: one takes Redis about 10 µs. The others have their share, and their turn after these.
 _MOST_AT_ONCE = 250
+# As many as the settings allow for.
+_MOST_WORKERS = 64_000
 _PREFIX = "tm:limit:"
 _SCRIPT = """
 local time = redis.call('TIME')
@@ -87,11 +89,11 @@ class SharedBudgets:
         for bucket in idle:
             words += [bucket.quota, bucket.settle(now), 0]
         answer = await self._client.call(partial(_evaluate, buckets=[*wanted, *idle], words=words))
-        if answer is None or len(answer) != 1 + len(wanted) + len(idle):
+        if not _is_good(answer, 1 + len(wanted) + len(idle)):
             for bucket in (*wanted, *idle):
                 bucket.forget_spent()
             return
-        self._limiter.share_with(max(self.least_workers, answer[0]))
+        self._limiter.share_with(min(_MOST_WORKERS, max(self.least_workers, answer[0])))
         self._take(wanted, idle, answer[1:])
 
     def _take(self, wanted: Collection[Bucket], idle: Collection[Bucket], answers: Sequence[int]) -> None:
@@ -104,7 +106,13 @@ class SharedBudgets:
         self._leased.update(wanted)
 
 
-async def _evaluate(redis: Redis, buckets: Collection[Bucket], words: Sequence[int | str]) -> list[int]:
+def _is_good(answer: object, length: int) -> TypeGuard[list[int]]:
+    """Return whether it is what the script answers: others can write to Redis, too."""
+    return (
+        isinstance(answer, list) and len(answer) == length and all(type(number) is int for number in answer)
+    )
+
+
+async def _evaluate(redis: Redis, buckets: Collection[Bucket], words: Sequence[int | str]) -> object:
     keys = [f"{_PREFIX}workers", *(_PREFIX + bucket.name for bucket in buckets)]
-    # The client's own type allows for every answer there is.
-    return cast("list[int]", await redis.eval(_SCRIPT, len(keys), *keys, *words))
+    return await redis.eval(_SCRIPT, len(keys), *keys, *words)
