@@ -37,12 +37,10 @@ class Limits:
         self._defaults = defaults
         self._of: dict[tuple[str, str], Limit] = {}
         self.changed = changed
-        self.is_loaded = False
 
     def load(self, limits: Collection[Limit]) -> None:
         """Take these instead of all that were here."""
         self._of = {(limit.subject, limit.name): limit for limit in limits}
-        self.is_loaded = True
         self.changed()
 
     def rate(self, subject: Subject, name: str, kind: Kind) -> int | None:

@@ -374,8 +374,6 @@ class Keyring(Protocol):
 class LimitKeeper(Protocol):
     """The limits in memory, which a follower keeps as it keeps the mirror."""
 
-    is_loaded: bool
-
     def load(self, limits: Collection[Limit]) -> None:
         """Take these limits instead of all that were here."""
 
