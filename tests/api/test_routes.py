@@ -282,6 +282,8 @@ class TestHistory:
             "is_active": True,
             "previous": {"url": URL, "is_active": True, "revision": made["revision"]},
             "actor": "anonymous",
+            "address": "127.0.0.1",
+            "reason": None,
             "correlation_id": "history-1",
             "occurred_at": done.json()["updated_at"],
         }
