@@ -104,7 +104,9 @@ def test_command_line_shows_a_certificate(node: Node, authority: Authority, tmp_
     files = {"TM_CA_FILE": str(authority.file), "TM_CERT_FILE": str(both)}
     found = at(node, "whoami", "-o", "json", **files).document
     assert (found["name"], found["credential"]) == (f"certificate:DNS:{VIEWER}", "certificate")
-    assert "TLS_CLIENT_GRANTS_FILE" in at(node, "whoami", **files).out
+    shown = at(node, "whoami", **files)
+    assert "TLS_CLIENT_GRANTS_FILE" in shown.out
+    assert "by a certificate, until 20" in shown.err
 
 
 @pytest.mark.parametrize(

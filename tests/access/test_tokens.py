@@ -96,6 +96,18 @@ def test_tokens_are_not_believed_longer_than_the_keys(scene: Scene) -> None:
         scene.tokens.principal_of(token(claims(scene.now)))
 
 
+def test_token_that_outlives_the_keys_is_good_again_when_they_were_confirmed(scene: Scene) -> None:
+    """Remembered as long as the keys were believed, it is checked anew then, and not refused."""
+    scene.now += KEYS_LAST_S - 10.0
+    text = token(claims(scene.now))
+    scene.tokens.principal_of(text)
+    scene.tokens.learn(an_issuer(), keys_of("r1"))
+    scene.now += 20.0
+    assert not scene.is_permitted(text)
+    assert scene.tokens.principal_of(text).name == "token:corp/alice"
+    assert scene.is_permitted(text)
+
+
 def test_refused_tokens_take_no_memory(scene: Scene) -> None:
     for number in range(100):
         with pytest.raises(TokenRefused):

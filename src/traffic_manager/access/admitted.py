@@ -44,13 +44,14 @@ class Admitted:
         """Return who is remembered under *mark*, else who *check* finds. Raises Unauthenticated for a credential that
         has ended, and what *check* raises."""
         entry = self._entries.get(mark)
-        if entry is None:
-            entry = check()
-            if len(self._entries) >= MAX_REMEMBERED:
-                self._entries = {}
-            self._entries[mark] = entry
+        if entry is not None and self.now() < entry.expires_at:
+            return entry.principal
+        entry = check()
         if self.now() >= entry.expires_at:
             raise Unauthenticated
+        if len(self._entries) >= MAX_REMEMBERED:
+            self._entries = {}
+        self._entries[mark] = entry
         return entry.principal
 
     def forget(self) -> None:

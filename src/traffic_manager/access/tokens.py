@@ -84,8 +84,10 @@ class Tokens:
         algorithm = _algorithm_of(header, issuer)
         expires_at = self._check_claims(claims, issuer)
         kid = header.get("kid")
+        if not isinstance(kid, str):
+            raise TokenRefused("names no key")
         known = self._known_of(issuer)
-        if not isinstance(kid, str) or (key := known.keys.get(kid)) is None:
+        if (key := known.keys.get(kid)) is None:
             raise SigningKeyUnknown(issuer.name)
         _check_signature(token, key, algorithm)
         principal = _principal(claims, issuer, kid, expires_at)

@@ -162,6 +162,8 @@ def whoami(
         output.document(asdict(found))
         return
     output.line(output.printable(found.name))
+    if found.expires_at:
+        output.note(f"by a {found.credential}, until {output.when(found.expires_at)}")
     rows = [
         (g.role, g.tenant, g.env, " ".join(g.operations), output.printable(g.source)) for g in found.grants
     ]
