@@ -14,10 +14,11 @@ from starlette.exceptions import HTTPException
 
 from traffic_manager import __version__
 from traffic_manager.api import changes, keys, limits, operations, problems, resolve_batch, routes, stream
-from traffic_manager.api.access import HEALTH, Door, free_calls
+from traffic_manager.api.access import HEALTH, Door, free_calls, principal_of
 from traffic_manager.api.context import Parts
 from traffic_manager.api.documents import describe_parameters
 from traffic_manager.api.head import HeadAsGet
+from traffic_manager.api.refusals import Refusals
 from traffic_manager.api.requests import shown
 from traffic_manager.api.schemas import ProblemAnswer
 from traffic_manager.api.shedding import Shedding
@@ -25,6 +26,7 @@ from traffic_manager.api.sign_ins import FailedSignIns
 from traffic_manager.errors import (
     BatchFailed,
     FieldProblem,
+    Forbidden,
     InvalidInput,
     RequestRefused,
     TrafficManagerError,
@@ -104,8 +106,12 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     free = free_calls(parts.gate, metrics_are_free=parts.settings.auth.metrics == "open")
     failures = FailedSignIns(parts.settings.limit.failed_sign_ins)
 
+    api.state.refusals = refusals = Refusals(parts.metrics)
+
     def failed(scope: Any) -> None:  # Any: an ASGI scope
-        failures.count(parts.proxies.address_of(scope["client"], scope["headers"]))
+        address, method, path, correlation_id = _whence(parts, scope)
+        refusals.sign_in_failed(address, method, path, correlation_id)
+        failures.count(address)
 
     api.add_middleware(Door, gate=parts.gate, free=free, refuse=_refuse, failed=failed)
     api.add_middleware(HeadAsGet)
@@ -195,7 +201,18 @@ def _refuse(
     return problems.render(error, problems.instance_of(scope["path"]), str(scope["state"]["correlation_id"]))
 
 
+def _whence(parts: Parts, scope: Any) -> tuple[str, str, str, str]:  # Any: an ASGI scope
+    """Return from where a request comes, its method, its path, and its correlation id."""
+    address = parts.proxies.address_of(scope["client"], scope["headers"])
+    path = problems.instance_of(scope["path"])
+    return address, scope["method"], path, str(scope["state"]["correlation_id"])
+
+
 def _problem(request: Request, error: TrafficManagerError) -> Response:
+    cause = error.cause if isinstance(error, BatchFailed) else error
+    if isinstance(cause, Forbidden):
+        whence = _whence(request.app.state.parts, request.scope)
+        request.app.state.refusals.denied(principal_of(request).name, *whence)
     status, headers, body = _refuse(request.scope, error)
     response = Response(body, status)
     response.raw_headers[:0] = headers

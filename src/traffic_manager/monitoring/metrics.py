@@ -52,6 +52,13 @@ class CacheRejection(StrEnum):
     SIGNATURE = "signature"  # not signed with our pepper
 
 
+class AccessRefusal(StrEnum):
+    """Why a request was refused for who asked."""
+
+    UNAUTHENTICATED = "unauthenticated"  # no good credential
+    FORBIDDEN = "forbidden"  # a good one that does not permit it
+
+
 class StreamEnd(StrEnum):
     """Why a stream ended."""
 
@@ -175,6 +182,9 @@ class Metrics:
         self.write_requests_total = self._counter("write_requests_total", "Changes asked for.")
         self.write_success_total = self._counter(
             "write_success_total", "Changes answered with success, no-ops too."
+        )
+        self.tm_access_refused_total = self._counter(
+            "tm_access_refused_total", "Requests refused for who asked.", reason=AccessRefusal
         )
         self.write_failure_total = self._counter("write_failure_total", "Changes refused or failed.")
         self.tm_write_replays_total = self._counter(
