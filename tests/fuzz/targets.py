@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,8 +17,13 @@ from urllib.parse import urlsplit
 
 import orjson
 import structlog
+from joserfc.jwk import OKPKey
 
+from tests.access import forge
+from traffic_manager.access.admitted import Admitted
 from traffic_manager.access.credentials import Credential
+from traffic_manager.access.signing_keys import signing_keys_of
+from traffic_manager.access.tokens import Tokens
 from traffic_manager.api.changes import position_of
 from traffic_manager.api.idempotency import idempotency_key_in
 from traffic_manager.api.origin import TrustedProxies
@@ -25,7 +31,7 @@ from traffic_manager.api.pages import PageTokens
 from traffic_manager.api.requests import MAX_DEPTH, parse_json, query_of
 from traffic_manager.api.resolve import matches, tags_of
 from traffic_manager.cache.route_cache import SCHEMA, _parsed
-from traffic_manager.errors import InvalidInput
+from traffic_manager.errors import InvalidInput, IssuerUnavailable, TokenRefused
 from traffic_manager.routing.follower import Beside
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.model import NAME_FIELDS, Position, RouteKey
@@ -41,6 +47,7 @@ def _dropped(_logger: object, _method: str, _event: MutableMapping[str, Any]) ->
 
 # In the place of the log that tells of every snapshot that is refused.
 SILENT = structlog.wrap_logger(structlog.PrintLogger(), processors=[_dropped])
+_NOW = 1_800_000_000.0
 PEPPER = b"0123456789abcdef0123456789abcdef"
 KEY = RouteKey.of("team-a", "payments", "prod", "v2")
 URL = "https://payments.example.com:8443/v2?a=%20b"
@@ -197,6 +204,47 @@ def _credential(data: bytes) -> bool:
     return True
 
 
+def _token(data: bytes) -> bool:
+    """A token that its issuer has signed, whatever is in it: header and claims, with NUL between them."""
+    header, _, claims = data.partition(b"\0")
+    with warnings.catch_warnings(action="ignore"):
+        text = forge.token(claims, _signer(), "EdDSA", header)
+        try:
+            principal = _tokens().principal_of(text)
+        except (TokenRefused, IssuerUnavailable):
+            return False
+    found = orjson.loads(claims)
+    assert found["iss"] == forge.URL
+    assert forge.AUDIENCE in found["aud"]
+    assert found["exp"] > _NOW
+    assert principal.name == f"token:corp/{found['sub']}"
+    assert orjson.loads(header)["alg"] == "EdDSA"
+    return True
+
+
+def _signing_keys(data: bytes) -> bool:
+    """What an issuer publishes."""
+    try:
+        found = signing_keys_of(data)
+    except ValueError:
+        return False
+    assert found
+    assert all(isinstance(kid, str) and key.algorithms for kid, key in found.items())
+    return True
+
+
+@cache
+def _signer() -> OKPKey:
+    return OKPKey.generate_key("Ed25519", {"kid": "o1"})
+
+
+@cache
+def _tokens() -> Tokens:
+    tokens = Tokens([forge.an_issuer()], Admitted(lambda: _NOW))
+    tokens.learn(forge.an_issuer(), signing_keys_of(orjson.dumps(forge.jwks(_signer()))))
+    return tokens
+
+
 def _redis_entry(data: bytes) -> bool:
     """An entry of Redis, behind its signature."""
     entry = _parsed(KEY, data)
@@ -271,6 +319,8 @@ def targets() -> dict[str, Target]:
         "credentials": Target(
             _credential, (b"tmk_000000000000_" + b"0" * 43 + b"_" + _check(b"0" * 12, b"0" * 43),)
         ),
+        "tokens": Target(_token, (b'{"alg":"EdDSA","kid":"o1"}\0' + orjson.dumps(forge.claims(_NOW)),)),
+        "signing keys": Target(_signing_keys, (orjson.dumps(forge.jwks(_signer())),)),
         "redis entries": Target(_redis_entry, (orjson.dumps(entry), orjson.dumps([*entry[:5], None]))),
         "snapshots": Target(_snapshot, (_a_snapshot(),)),
     }

@@ -13,10 +13,11 @@ from traffic_manager import snapshot
 from traffic_manager.routing.ports import CachedRoute
 
 RUNS = 6_000
-# Each is a file that is written and read.
-SLOW = {"snapshots": 600}
+# Each is a file that is written and read, or a signature that is made and checked.
+SLOW = {"snapshots": 600, "tokens": 2_000, "signing keys": 2_000}
 NAMES = (
-    "names", "urls", "json", "queries", "page tokens", "positions", "headers", "credentials", "redis entries",
+    "names", "urls", "json", "queries", "page tokens", "positions", "headers", "credentials", "tokens",
+    "signing keys", "redis entries",
     "snapshots",
 )  # fmt: skip
 
