@@ -37,8 +37,8 @@ def _audit(environment: Mapping[str, str], *arguments: str) -> subprocess.Comple
 def _signed(node: Node) -> list[int]:
     """Return the revisions of the heads that are kept."""
     file = node.folder / "heads.jsonl"
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [json.loads(line)["revision"] for line in lines]
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line)["revision"] for line in lines if line.endswith("\n")]
 
 
 @contextmanager
