@@ -53,8 +53,11 @@ class Worker:
 
 
 @asynccontextmanager
-async def workers(settings: RedisSettings, number: int, quota: int = QUOTA) -> AsyncIterator[list[Worker]]:
-    crew = [Worker(settings, quota, least_workers=number) for _ in range(number)]
+async def workers(
+    settings: RedisSettings, number: int, least_workers: int | None = None
+) -> AsyncIterator[list[Worker]]:
+    """Lend so many workers, which know at first how many they are, or of *least_workers*."""
+    crew = [Worker(settings, QUOTA, least_workers or number) for _ in range(number)]
     try:
         yield crew
     finally:
@@ -145,9 +148,7 @@ async def test_a_lease_of_a_worker_that_died_is_lost_for_a_moment_only(redis_set
 @pytest.mark.servers
 @on_a_loop
 async def test_workers_know_how_many_they_are(redis_settings: RedisSettings) -> None:
-    async with workers(redis_settings, WORKERS) as crew:
-        for worker in crew:
-            worker.budgets.least_workers = 1
+    async with workers(redis_settings, WORKERS, least_workers=1) as crew:
 
         async def known() -> bool:
             for worker in crew:

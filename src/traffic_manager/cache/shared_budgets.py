@@ -64,7 +64,7 @@ class SharedBudgets:
     def __init__(self, client: RedisClient, limiter: Limiter) -> None:
         self._client = client
         self._limiter = limiter
-        self.least_workers = limiter.workers
+        self._least_workers = limiter.workers
         self._name = f"{os.getpid()}-{secrets.token_hex(6)}"
         self._leased: set[Bucket] = set()
         self._told_at = 0
@@ -93,7 +93,7 @@ class SharedBudgets:
             for bucket in (*wanted, *idle):
                 bucket.forget_spent()
             return
-        self._limiter.share_with(min(_MOST_WORKERS, max(self.least_workers, answer[0])))
+        self._limiter.share_with(min(_MOST_WORKERS, max(self._least_workers, answer[0])))
         self._take(wanted, idle, answer[1:])
 
     def _take(self, wanted: Collection[Bucket], idle: Collection[Bucket], answers: Sequence[int]) -> None:
