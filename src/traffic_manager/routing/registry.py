@@ -102,8 +102,12 @@ class _Request:
     def _give_up(self) -> None:
         """Refuse it, unless the writer has begun: what has begun ends by the store's own deadlines."""
         if self.take():
-            is_repeated = self.claim is not None and not self._is_first
-            self.settle(RequestUnderWay() if is_repeated else Busy("too many changes are waiting"))
+            self.settle(RequestUnderWay() if self._is_repeated else Busy("too many changes are waiting"))
+
+    @property
+    def _is_repeated(self) -> bool:
+        """Whether the same request is still under way."""
+        return self.claim is not None and not self._is_first and self.claim.name in self._under_way
 
     def _leave_name(self) -> None:
         if self.claim is not None and self._is_first:
