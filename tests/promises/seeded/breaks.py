@@ -50,6 +50,7 @@ BREAKS = [
     Break("another_epoch_is_believed", *_MIRROR, "B6"),
     Break("tenants_share_cached_entries", "cache/test_route_cache.py", "other_keys_stay_apart", "B7"),
     Break("tenants_share_look_ups", "routing/test_resolver.py", "those_of_others_do_not", "B7"),
+    Break("callers_share_idempotency_keys", "routing/test_once.py", "each_principal", "B7"),
     Break("checkpoint_before_acknowledgement", "events/test_shift.py", "what_is_not_acknowledged", "B8"),
     Break("two_events_of_a_key_in_flight", "events/test_waves.py", "order_of_each_key", "B9"),
     Break("answer_before_commit", "promises/test_durability.py", "no_answer_comes_before_the_commit", "B10"),
@@ -67,4 +68,6 @@ BREAKS = [
     Break("complete_without_a_load", "routing/test_follower.py", "shrunk_well_below_the_limit"),
     Break("held_routes_are_not_followed", *_MIRROR),
     Break("left_history_comes_back", *_MIRROR),
+    Break("signed_without_a_look", "audit/test_tampering.py", "nothing_is_signed"),
+    Break("addresses_are_not_in_the_digest", "audit/test_tampering.py", "a_hundred_tamperings"),
 ]
