@@ -69,9 +69,8 @@ def describe_parameters(document: JsonObject) -> None:
             for parameter in call.get("parameters", ()):
                 _describe(parameter["schema"], parameter["name"])
                 if method == "get" and parameter["name"] == "if-none-match":
-                    del parameter["schema"][
-                        "pattern"
-                    ]  # a read answers in full where it does not know the tag
+                    # A read answers in full where it does not know the tag, whatever it is.
+                    del parameter["schema"]["pattern"]
 
 
 def _describe(schema: JsonObject, name: str) -> None:
