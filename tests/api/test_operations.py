@@ -126,7 +126,7 @@ class TestMetrics:
                 _ask_with_what_nobody_else_has(client)
             after = client.get("/metrics").text
         # A busy machine may add an outcome or two, such as 503; names would have added hundreds.
-        assert len(_series(after) - _series(before)) < 10
+        assert len(_series(after) - _series(before)) < 50
         assert len(after) < 1 << 20
 
 

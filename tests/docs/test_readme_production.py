@@ -16,6 +16,7 @@ from tests.servers.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 (BLOCK,) = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+SERVE = "traffic-manager serve --migrate"
 # What follows the README's commands here: what a client sees of them, and the end of the server.
 LOOK = """
 traffic-manager --key-file secrets/ci.key resolve team-a/payments/prod/v2
@@ -36,12 +37,16 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return what a person sees who types them. Only the port is another, and what is installed here is not again."""
+    """Return what a person sees who types them. Only the port is another, the server's log goes to a file,
+    and what is installed here is not again."""
     folder = tmp_path_factory.mktemp("production")
     first, *others = commands()
     assert first.startswith("make install && export PATH=")
+    assert SERVE in BLOCK
     port = str(free_port())
-    script = "\n".join([*others, LOOK]).replace(":8000", f":{port}")
+    script = (
+        "\n".join([*others, LOOK]).replace(":8000", f":{port}").replace(SERVE, f"{SERVE} > server.log 2>&1")
+    )
     environment = {
         "HOME": str(folder),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -62,7 +67,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
         told, _ = running.communicate(timeout=100)
     finally:
         _end(running.pid)
-    assert running.returncode == 0, told
+    assert running.returncode == 0, told + (folder / "server.log").read_text()
     return told
 
 
