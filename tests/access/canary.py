@@ -1,8 +1,8 @@
 """One tenant asks for much, some of it silly, and is told no byte of another's.
 
-Tenant B's names, URLs, owners of keys and correlation ids hold words that nobody can guess, and change all the time.
-Tenant A, who may do everything with its own, asks. `python -m tests.access.canary` does so for long, on each way to
-run a server, and says what came of it; `--publish` writes that to docs/security-results.md.
+Tenant B's names, URLs, owners of keys, correlation ids and reasons hold words that nobody can guess, and change all
+the time. Tenant A, who may do everything with its own, asks. `python -m tests.access.canary` does so for long, on
+each way to run a server, and says what came of it; `--publish` writes that to docs/security-results.md.
 """
 
 from __future__ import annotations
@@ -31,22 +31,18 @@ KEYS = "/api/v1/keys"
 ROUTES = "/api/v1/routes"
 CHANGES = "/api/v1/changes"
 OWN, FOREIGN = "tenant-a", "tenant-b"
+# With a number behind it: idempotency keys of the other tenant, which this one may come to use as well.
+_KEY = "same"
 # A stream is listened to for so long: most of the time of a hunt, were it asked for as often as the rest.
 _LISTEN_S = 0.03
-_HEADERS = [
-    *("If-None-Match", "If-Match", "TM-Min-Revision", "Last-Event-ID", "X-Correlation-ID", "Cache-Control"),
-    *(
-        "X-Forwarded-For",
-        "X-Tenant",
-        "X-Original-URL",
-        "X-HTTP-Method-Override",
-        "Forwarded",
-        "Range",
-        "Prefer",
-    ),
-]
+_HEADERS = (
+    "If-None-Match", "If-Match", "TM-Min-Revision", "Last-Event-ID", "X-Correlation-ID", "Cache-Control", "TM-Reason",
+    "X-Forwarded-For", "Forwarded", "X-Tenant", "X-Original-URL", "X-HTTP-Method-Override", "Range", "Prefer",
+    *["Idempotency-Key"] * 3,
+)  # fmt: skip
 _PAGE = """{total:,} requests of an administrator of one tenant, seed {seed}, while another tenant changed its routes.
-Words that nobody can guess stood in the other's services, versions, URLs, owners of keys and correlation ids.
+Words that nobody can guess stood in the other's services, versions, URLs, owners of keys, correlation ids and
+reasons.
 
 | server | requests | answers by status | changes meanwhile | seconds | answers that showed a word |
 |---|---|---|---|---|---|
@@ -68,13 +64,13 @@ class Found:
 def hunt(node: Node, requests: int, seed: int, *more_grants: str) -> Found:
     """Ask *node*, which asks for keys, *requests* times as tenant A, who may do what *more_grants* say, too. Fails if
     no canary was there to be seen."""
-    canaries = [f"canary{secrets.token_hex(16)}" for _ in range(5)]
+    canaries = [f"canary{secrets.token_hex(16)}" for _ in range(6)]
     found = Found()
     with (
         _client(node, f"admin:{OWN}/*", *more_grants) as own,
         _client(node, f"admin:{FOREIGN}/*", owner=canaries[3]) as foreign,
     ):
-        foreign.headers["X-Correlation-ID"] = canaries[4]
+        foreign.headers.update({"X-Correlation-ID": canaries[4], "TM-Reason": canaries[5]})
         _arrange(own, foreign, canaries)
         with _kept_changing(foreign, canaries, found):
             _ask(own, Random(seed), requests, canaries, found)
@@ -95,7 +91,8 @@ def _client(node: Node, *grants: str, owner: str = "alice") -> Iterator[httpx2.C
 def _arrange(own: httpx2.Client, foreign: httpx2.Client, canaries: list[str]) -> None:
     for number in range(20):
         names = a_key(tenant=FOREIGN, service=canaries[0], env="prod", version=f"{canaries[1]}.{number}")
-        foreign.post(ROUTES, json={**names, "url": f"https://{canaries[2]}.example.com/"}).raise_for_status()
+        body = {**names, "url": f"https://{canaries[2]}.example.com/"}
+        foreign.post(ROUTES, json=body, headers={"Idempotency-Key": f"{_KEY}{number}"}).raise_for_status()
     for version in ("v1", "v2", "v3"):
         own.post(ROUTES, json=a_route(tenant=OWN, version=version)).raise_for_status()
 
@@ -154,7 +151,7 @@ def _one(client: httpx2.Client, chance: Random, tokens: list[str]) -> httpx2.Res
         "env": pick(["prod"] * 10 + ["test", "*"]),
         "version": pick(["v1", "v2", "v3", "canary"]),
     }
-    headers = {pick(_HEADERS): pick([*tokens, FOREIGN, "no-cache", "*"])} if chance.random() < 0.2 else {}
+    headers = _a_header(chance, tokens) if chance.random() < 0.2 else {}
     filters = {name: value for name, value in names.items() if chance.random() < 0.4}
     path = f"{ROUTES}/{names['tenant']}/{names['service']}/{names['env']}/{names['version']}"
     if chance.random() < 0.01:
@@ -183,12 +180,15 @@ def _one(client: httpx2.Client, chance: Random, tokens: list[str]) -> httpx2.Res
                 {**names, "tenant": tenant, "operation": pick(["create", "activate", "delete"])}
                 for tenant in (OWN, FOREIGN)
             ]
-            return client.post(f"{ROUTES}/batch", json={"operations": operations, "dry_run": True})
+            return client.post(
+                f"{ROUTES}/batch", json={"operations": operations, "dry_run": True}, headers=headers
+            )
         case _:
             others = [
                 "/metrics",
                 "/health/ready",
                 "/api/v1/mirror",
+                "/api/v1/limits",
                 "/api/v1/whoami",
                 "/nowhere",
                 path + "/x",
@@ -196,6 +196,13 @@ def _one(client: httpx2.Client, chance: Random, tokens: list[str]) -> httpx2.Res
             ]
             token = {"page_token": pick(tokens)} if chance.random() < 0.3 else {}
             return client.get(pick(others), params=token, headers=headers)
+
+
+def _a_header(chance: Random, tokens: list[str]) -> dict[str, str]:
+    name = chance.choice(_HEADERS)
+    if name == "Idempotency-Key":
+        return {name: f"{_KEY}{chance.randrange(20)}"}
+    return {name: chance.choice([*tokens, FOREIGN, "no-cache", "*"])}
 
 
 def _stream(
