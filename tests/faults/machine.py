@@ -50,3 +50,11 @@ def _ours_s() -> float:
     for pid in family:  # grows while we walk
         family.extend(children.get(pid, []))
     return sum(ticks.get(pid, 0) for pid in family) / _TICKS_A_S
+
+
+def age_s(pid: int) -> float:
+    """Return for how long a process has lived; 0 if it has ended."""
+    with suppress(OSError):
+        born = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]) / _TICKS_A_S
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - born
+    return 0.0

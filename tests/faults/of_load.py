@@ -16,7 +16,7 @@ from tests.faults.evidence import Evidence
 from tests.faults.of_kafka import pile_up
 from tests.faults.resources import used_by
 from tests.faults.scenario import RECENT_CHANGES_KIB, Scenario
-from tests.faults.stand import KNOWN, NODES, Stand
+from tests.faults.stand import KNOWN, NODES, WORKERS, Stand
 from tests.promises.caller import Caller
 from tests.promises.crew import new_url
 from tests.promises.ledger import Kind
@@ -24,7 +24,6 @@ from tests.servers.ports import HOST
 
 _NAMES = 100_000
 _BUDGET = 20
-_WORKERS = 2
 _NOISY_LIMIT = 10
 _TIMES = 20
 _NOISY_CALLERS = 4
@@ -60,7 +59,7 @@ def _database_is_asked_within_the_budget(evidence: Evidence) -> Sequence[str]:
     took_s = (evidence.times.healed_ns - evidence.times.breaks_ns) / 1e9
     # What a bounded mirror looks up of routes, and strong reads, are no look-ups of unknown names.
     others = [e for e in evidence.since_broken(Kind.STRONG, Kind.KNOWN, Kind.CHANGING) if e.node == 1]
-    most = {0: len(evidence.since_broken(Kind.STRONG)), 1: _BUDGET * _WORKERS * (took_s + 1) + len(others)}
+    most = {0: len(evidence.since_broken(Kind.STRONG)), 1: _BUDGET * WORKERS * (took_s + 1) + len(others)}
     asked = {node: evidence.measured[f"resolve_cache_miss_total/{node}"] for node in most}
     return [
         f"node {node} looked up {asked[node]:.0f}, not {most[node]:.0f}"
@@ -98,7 +97,7 @@ def _one_look_up_a_change(evidence: Evidence) -> Sequence[str]:
     looked_up = sum(evidence.series("resolve_cache_miss_total"))
     strong = len(evidence.since_broken(Kind.STRONG, Kind.TOKEN))
     changes = sum(write.began_ns > evidence.times.breaks_ns for write in evidence.ledger.writes)
-    most = changes * NODES * _WORKERS + strong
+    most = changes * NODES * WORKERS + strong
     return [f"{looked_up:.0f} look-ups for {changes} changes"] if looked_up > most else []
 
 

@@ -24,6 +24,7 @@ from tests.servers import KafkaServer, PostgresServer, RedisServer
 from traffic_manager.routing.model import RouteKey
 
 NODES = 2
+WORKERS = 2  # of each
 _KNOWN = 2000
 _CHANGING = 50
 _BATCH = 1000
@@ -31,7 +32,7 @@ _BATCH = 1000
 CANARY = "canary-of-another-tenant"
 _numbers = count(1)
 # Pools that are full from the beginning: what they have more afterwards is a leak.
-_SETTINGS = {"API_WORKERS": "2", "DB_POOL_MIN": "6", "DB_POOL_MAX": "6"}
+_SETTINGS = {"API_WORKERS": str(WORKERS), "DB_POOL_MIN": "6", "DB_POOL_MAX": "6"}
 
 
 @dataclass(frozen=True)
