@@ -186,10 +186,15 @@ def _set_aside(stand: Stand) -> int:
 
 
 @contextmanager
-def _zombie(stand: Stand) -> Iterator[None]:
-    """Freeze the relay that leads for longer than its lease lasts; let it go on when another leads."""
+def _two_relays(stand: Stand) -> Iterator[None]:
     relays = [stand.until_the_end.enter_context(_a_relay(stand)) for _ in range(2)]
     seconds_until(lambda: _holder(stand) in {relay.pid for relay in relays}, _TAKEOVER_S)
+    yield
+
+
+@contextmanager
+def _zombie(stand: Stand) -> Iterator[None]:
+    """Freeze the relay that leads for longer than its lease lasts; let it go on when another leads."""
     for _ in range(stand.phases.rounds(1, 2)):
         _freeze_and_thaw(stand, _holder(stand))
     yield
@@ -282,6 +287,7 @@ SCENARIOS = [
         _checkpoints_watched,
         (nothing_fails, nodes_stay_ready),
         ({"RELAY": "off"},) * NODES,
+        beside=_two_relays,
         is_momentary=True,
     ),
 ]

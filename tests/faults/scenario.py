@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -72,6 +72,8 @@ class Scenario:
     # What the nodes reach through a proxy: `postgres`, `redis`.
     proxied: Sequence[str] = ()
     kills_our_own: bool = False
+    # What runs beside the nodes before anything is measured.
+    beside: Fault = lambda _stand: nullcontext()
     # Memory of a bounded size that the fault fills, and that is not given back.
     fills_kib: int = 0
     # Whether all is done when the fault's context has been entered, so that nothing stays broken.
@@ -79,7 +81,10 @@ class Scenario:
 
     def run(self, servers: Servers, folder: Path, phases: Phases, seed: int) -> Evidence:
         """Try it; return what was seen."""
-        with a_stand(servers, folder, self.settings, self.proxied, phases, seed) as stand:
+        with (
+            a_stand(servers, folder, self.settings, self.proxied, phases, seed) as stand,
+            self.beside(stand),
+        ):
             load = LoadProcess(self.shape(stand.load()))
             try:
                 return self._observe(stand, load, phases)
