@@ -20,13 +20,13 @@ from traffic_manager.access.key_registry import KeyRegistry
 from traffic_manager.access.limit_registry import LimitRegistry
 from traffic_manager.access.limiter import Limiter
 from traffic_manager.api.access import Gate
-from traffic_manager.api.admission import most_connections
+from traffic_manager.api.admission import Admission
 from traffic_manager.api.app import build_app
 from traffic_manager.api.context import Parts
 from traffic_manager.api.handshakes import Handshakes
 from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.pages import PageTokens
-from traffic_manager.api.server import Server, protocol_of
+from traffic_manager.api.server import Server, admission_to
 from traffic_manager.config.settings import RedisSettings, Settings
 from traffic_manager.db.feed import SqlFeed
 from traffic_manager.db.key_store import SqlKeyStore
@@ -162,15 +162,15 @@ class Worker:
             beat=beat,
             overload=self._overload,
         )
-        protocol = protocol_of(parts)
+        admission = admission_to(parts)
         self._server = Server(
             build_app(parts, self._lifespan),
-            protocol,
+            admission,
             settings.app.drain_s,
             draining=self._health.draining,
             closing=self._watchers.close,
             is_node_stopping=is_node_stopping,
-            handshakes=self._handshakes(protocol),
+            handshakes=self._handshakes(admission),
         )
 
     def run(self, listener: socket.socket) -> int:
@@ -245,11 +245,10 @@ class Worker:
         if self._client_names is not None:
             self._client_names.load(loaded.grants)
 
-    def _handshakes(self, protocol: Callable[..., asyncio.BaseProtocol]) -> Handshakes | None:
+    def _handshakes(self, admission: Admission) -> Handshakes | None:
         if (certificates := self._certificates) is None:
             return None
-        most = most_connections(self._settings)
-        return Handshakes(protocol, lambda: certificates.loaded.context, self._metrics, most)
+        return Handshakes(admission, lambda: certificates.loaded.context, self._metrics)
 
     async def _catch_up(self) -> None:
         """With a table from the parent, wait a moment for what is newer before the first connection is accepted:

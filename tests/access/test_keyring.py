@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from time import perf_counter
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from tests.access.builders import FAR_FUTURE, PEPPER, a_grant, stored
 from traffic_manager.access import admitted as admitted_module
 from traffic_manager.access import keyring as keyring_module
-from traffic_manager.access.admitted import Admitted
+from traffic_manager.access.admitted import Admitted, mark_of
 from traffic_manager.access.credentials import Credential
 from traffic_manager.access.keyring import Keyring
 from traffic_manager.access.permissions import Principal
@@ -76,6 +77,17 @@ def test_revocation_ends_a_key_that_was_just_used(keyring: Keyring) -> None:
     assert not keyring.knows(principal)
     with pytest.raises(Unauthenticated):
         keyring.principal_of(written(GOOD))
+
+
+def test_changes_of_other_keys_leave_those_alone_who_were_let_in(keyring: Keyring) -> None:
+    keyring.principal_of(written(GOOD))
+    other = stored(UNKNOWN, "viewer:team-b/prod")
+    kept = stored(GOOD, "viewer:team-a/prod")
+    for keys in ([kept, other], [kept, replace(other, expires_at=1)], [kept]):
+        keyring.load(keys)
+        assert keyring.admitted.permits_resolve(mark_of(written(GOOD)), "team-a", "prod")
+    keyring.load([replace(kept, grants="[]")])
+    assert not keyring.admitted.permits_resolve(mark_of(written(GOOD)), "team-a", "prod")
 
 
 def test_digest_of_another_row_lets_nobody_in() -> None:

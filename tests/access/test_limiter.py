@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from traffic_manager.access.limiter import Limiter
-from traffic_manager.access.limits import Kind, Limits, Subject
+from traffic_manager.access.limits import IN_TENANTS, Kind, Limits, Subject
 from traffic_manager.errors import RateLimited
 from traffic_manager.routing.ports import Limit
 
@@ -126,6 +126,20 @@ def test_a_batch_over_several_tenants_passes_whole_or_not_at_all() -> None:
     with pytest.raises(RateLimited):
         rig.limiter.charge_each(Kind.RESOLVES, "alice", ["a", "b"])
     assert rig.passed(9, tenant="a") == 2
+
+
+def test_what_may_not_be_asked_for_costs_the_principal_and_no_tenant() -> None:
+    rig = Rig(of_tenant(resolves=10), Limit(Subject.PRINCIPAL, "alice", resolves=10))
+    rig.limiter.charge_each(Kind.RESOLVES, "alice", ["team-a"], refused=99)
+    assert not rig.passes()
+    assert rig.passed(50, owner="bob") == 9
+    with pytest.raises(RateLimited):
+        rig.limiter.charge_each(Kind.RESOLVES, "alice", [], refused=1)
+
+
+def test_a_principal_s_limit_is_that_of_its_owner_in_each_tenant() -> None:
+    rig = Rig(Limit(Subject.PRINCIPAL, "alice", resolves=3))
+    assert [rig.passed(9, owner=f"alice{IN_TENANTS}{tenant}") for tenant in ("own", "other")] == [3, 3]
 
 
 def test_nothing_is_let_through_where_nothing_may_be() -> None:

@@ -89,6 +89,16 @@ def test_whoever_may_see_everything_is_asked_as_nobody_in_particular() -> None:
     assert a_principal("viewer:*/*").narrowed(Operation.LIST, wanted).patterns == [wanted.names]
 
 
+def test_keys_of_one_owner_are_counted_together_in_the_same_tenants() -> None:
+    counted = [
+        a_principal(*grants).counted_as
+        for grants in (["viewer:own/prod"], ["editor:own/*", "viewer:own/test"], ["viewer:other/*"])
+    ]
+    assert counted[0] == counted[1] != counted[2]
+    everywhere = a_principal("viewer:*/*"), a_principal("editor:*/prod", "viewer:own/*")
+    assert {principal.counted_as for principal in everywhere} == {"alice"}
+
+
 def test_grants_read_back_from_their_row() -> None:
     grants = (a_grant("editor:team-a/prod"), a_grant("viewer:*/*"))
     assert as_text(grants) == '[["editor","team-a","prod"],["viewer","*","*"]]'

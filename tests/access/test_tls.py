@@ -119,6 +119,23 @@ def test_silent_clients_are_let_go_and_hold_nobody_up(node: Node, client: httpx2
     wait_until(lambda: failures(client, "too-slow") == before + 50)
 
 
+def test_silent_clients_of_one_address_leave_room_for_others(tmp_path: Path, authority: Authority) -> None:
+    settings = {**authority.settings_for_a_server(), "API_MAX_CONNECTIONS_PER_ADDRESS": "4"}
+    with Node(tmp_path, settings, authority.trust()) as node, node.client() as other, ExitStack() as silent:
+        node.start()
+
+        def is_one_cut() -> bool:
+            for _ in range(40):  # more than are told that they are too many
+                came_from = ("127.0.0.2", 0)
+                connection = socket.create_connection((HOST, node.port), 30.0, came_from)
+                silent.enter_context(connection)
+            return failures(other, "too-many") > 0
+
+        wait_until(is_one_cut)
+        with node.client() as another:
+            assert another.get("/health").status_code == 200
+
+
 def test_refusal_of_a_malformed_request_arrives(node: Node, authority: Authority) -> None:
     with shaken(node, authority.trust()) as connection:
         connection.sendall(b"GET /\x00 HTTP/9\r\n\r\n")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.client import HTTPConnection
 
 import httpx2
@@ -151,6 +152,41 @@ def test_a_principal_s_limit_holds_for_each_of_its_keys(node: Node, admin: httpx
     assert admin.get(ROUTES).status_code == 200
 
 
+@pytest.fixture
+def caller(node: Node) -> Iterator[Callable[[str, str], httpx2.Client]]:
+    """Makes callers: `caller("viewer:team-a/*", "alice")` has a key of that owner."""
+    with ExitStack() as open_clients:
+
+        def made(grant: str, owner: str) -> httpx2.Client:
+            client = open_clients.enter_context(node.client())
+            client.headers.update(bearer(a_key_for(node, grant, owner=owner)))
+            wait_until(lambda: client.get("/api/v1/whoami").status_code == 200)
+            return client
+
+        yield made
+
+
+def test_owner_of_the_same_name_in_another_tenant_uses_nothing_up(
+    admin: httpx2.Client, caller: Callable[[str, str], httpx2.Client]
+) -> None:
+    set_limit(admin, "shared", "principal", resolves=1)
+    batch = {"keys": [a_key(tenant="greedy")] * 500}
+    greedy, other = caller("resolver:greedy/*", "shared"), caller("resolver:modest/*", "shared")
+    assert [greedy.post(f"{ROUTES}/resolve", json=batch).status_code for _ in range(2)] == [200, 429]
+    assert other.post(f"{ROUTES}/resolve", json={"keys": [a_key(tenant="modest")]}).status_code == 200
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+def test_keys_that_may_not_be_resolved_are_not_asked_for_free(
+    admin: httpx2.Client, caller: Callable[[str, str], httpx2.Client], limit: int
+) -> None:
+    set_limit(admin, f"curious-{limit}", "principal", resolves=limit)
+    client = caller("resolver:own/*", f"curious-{limit}")
+    batch = {"keys": [a_key(tenant="foreign-keys")] * 500}
+    statuses = [client.post(f"{ROUTES}/resolve", json=batch).status_code for _ in range(2)]
+    assert statuses == ([200, 429] if limit else [429, 429])
+
+
 def test_who_may_not_ask_uses_nothing_up(node: Node, admin: httpx2.Client) -> None:
     set_limit(admin, "foreign", lists=1)
     with node.client() as stranger:
@@ -173,6 +209,15 @@ def test_more_routes_than_a_tenant_may_have_are_403_and_named(admin: httpx2.Clie
     assert (batch.status_code, batch.json()["index"]) == (403, 1)
     assert admin.delete(path_of(first)).status_code == 204
     assert admin.post(ROUTES, json={**second, "url": URL}).status_code == 201
+
+
+def test_keys_that_are_made_in_a_tenant_count_against_it(
+    admin: httpx2.Client, caller: Callable[[str, str], httpx2.Client]
+) -> None:
+    set_limit(admin, "still", writes=0)
+    wanted = {"owner": "x", "grants": [{"role": "viewer", "tenant": "still", "env": "*"}]}
+    own, stranger = caller("admin:still/*", "own"), caller("admin:other/*", "stranger")
+    assert [client.post("/api/v1/keys", json=wanted).status_code for client in (own, stranger)] == [429, 403]
 
 
 def test_more_keys_than_may_hold_in_a_tenant_are_403_and_named(admin: httpx2.Client) -> None:

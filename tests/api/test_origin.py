@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from traffic_manager.api.origin import UNKNOWN, TrustedProxies
+from traffic_manager.api.origin import UNKNOWN, TrustedProxies, place_of
 
 OURS = TrustedProxies(["10.0.0.0/8", "2001:db8:1::/48"])
 PROXY = ("10.0.0.1", 5)
@@ -87,6 +87,11 @@ def test_only_the_one_header_that_our_proxies_write_is_read() -> None:
 def test_one_caller_has_one_address_over_either_protocol() -> None:
     assert OURS.address_of(("::ffff:203.0.113.7", 5), []) == "203.0.113.7"
     assert TrustedProxies(["10.0.0.0/8"]).trusts(("::ffff:10.0.0.1", 5))
+
+
+def test_addresses_of_one_ipv6_network_have_one_place() -> None:
+    assert place_of("2001:db8:1:2::7") == place_of("2001:db8:1:2:ffff::1") != place_of("2001:db8:1:3::7")
+    assert (place_of("192.0.2.1"), place_of(UNKNOWN)) == ("192.0.2.1", UNKNOWN)
 
 
 def test_interface_of_a_neighbour_is_left_out() -> None:

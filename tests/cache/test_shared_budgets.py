@@ -198,7 +198,21 @@ class Liar:
 
 @pytest.mark.parametrize(
     "answer",
-    [[], [9], [9, 2, 3], [b"9", 50], [9, "50"], [9, None], [9, 50.5], [9, True], "99", b"99", {0: 9, 1: 4}],
+    [
+        [],
+        [9],
+        [9, 2, 3],
+        [b"9", 50],
+        [9, "50"],
+        [9, None],
+        [9, 50.5],
+        [9, True],
+        [9, -1],
+        [-9, 50],
+        "99",
+        b"99",
+        {0: 9, 1: 4},
+    ],
 )
 @on_a_loop
 async def test_what_is_no_answer_of_the_script_is_as_good_as_none(answer: object) -> None:

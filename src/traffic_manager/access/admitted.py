@@ -1,13 +1,14 @@
 """Who was admitted lately, whatever they showed: to check a credential costs a keyed hash or a signature, a look-up
 here 1 µs. The lane asks for nothing else.
 
-Whoever changes what a credential means (keys, grants, issuers) forgets them all; they are checked anew.
+Whoever changes what a credential means (keys, grants, issuers) has those forgotten whom it may concern; they are
+checked anew.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -58,6 +59,11 @@ class Admitted:
         """Have everybody checked anew."""
         self._entries = {}
 
+    def forget_keys(self, ids: Container[str]) -> None:
+        """Have those checked anew who showed one of these API keys."""
+        kept = self._entries.items()
+        self._entries = {mark: entry for mark, entry in kept if (entry.principal.key_id or "") not in ids}
+
     def permits_resolve(self, mark: bytes | None, tenant: str, env: str) -> bool:
         """Return whether the credential of *mark* was admitted lately, is in force, and may resolve there. False is
         no refusal: it has to be checked. The lane asks this of every request."""
@@ -66,7 +72,7 @@ class Admitted:
             return False
         return covers(entry.principal.resolvable, tenant, env)
 
-    def owner_of(self, mark: bytes | None) -> str:
-        """Return whose requests those with the credential of *mark* count as, of which `permits_resolve` has just
+    def counted_as(self, mark: bytes | None) -> str:
+        """Return as whom those with the credential of *mark* are counted, of which `permits_resolve` has just
         said true."""
-        return self._entries[mark].principal.owner if mark is not None else ""
+        return self._entries[mark].principal.counted_as if mark is not None else ""

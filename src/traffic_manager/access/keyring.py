@@ -33,8 +33,9 @@ class Keyring:
 
     def load(self, keys: Collection[StoredKey]) -> None:
         """Take these keys instead of all that were here."""
-        self._keys = {key.id: key for key in keys}
-        self.admitted.forget()
+        before, self._keys = self._keys, {key.id: key for key in keys}
+        # The others go on in the lane: who makes keys all the time must not slow everybody down.
+        self.admitted.forget_keys({id_ for id_, key in before.items() if self._keys.get(id_) != key})
         self.is_loaded = True
 
     def principal_of(self, credential: bytes) -> Principal:

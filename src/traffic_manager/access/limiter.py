@@ -206,14 +206,15 @@ class Limiter:
         """As `charge`, with fewer steps: the lane's, where something limits resolves."""
         self._charge_one(*self._of_resolves, owner, tenant)
 
-    def charge_each(self, kind: Kind, owner: str, tenants: Iterable[str]) -> None:
-        """Let a batch through that *owner* makes, a request for each of *tenants*: all or nothing, as `charge`."""
+    def charge_each(self, kind: Kind, owner: str, tenants: Iterable[str], refused: int = 0) -> None:
+        """Let a batch through that *owner* makes, a request for each of *tenants*, and *refused* ones that they may
+        not make: those cost the tenants nothing. All or nothing, as `charge`."""
         of_tenants, of_principals = self._shelves[kind]
         if not (of_tenants.is_used or of_principals.is_used):
             return
         now, costs = self._now(), Counter(tenants)
         charged = [(of_tenants.bucket(name, now), cost) for name, cost in costs.items()]
-        charged.append((of_principals.bucket(owner, now), costs.total()))
+        charged.append((of_principals.bucket(owner, now), costs.total() + refused))
         due = [(bucket, cost) for bucket, cost in charged if bucket is not None]
         for bucket, cost in due:
             self._check(kind, bucket, cost, now)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 
+from traffic_manager.access.permissions import IN_TENANTS
 from traffic_manager.routing.ports import Limit
 
 # The most that any of them can be: more than a server can do in a second.
@@ -44,8 +45,9 @@ class Limits:
         self.changed()
 
     def rate(self, subject: Subject, name: str, kind: Kind) -> int | None:
-        """Return how many requests a second are permitted, None for any number."""
-        return self._figure(subject, name, kind.value)
+        """Return how many requests a second are permitted to *name*, a tenant or as whom a principal is counted; None
+        for any number."""
+        return self._figure(subject, name.partition(IN_TENANTS)[0], kind.value)
 
     def has_rates(self, subject: Subject, kind: Kind) -> bool:
         """Return whether anybody's requests of *kind* are limited."""

@@ -17,6 +17,8 @@ from traffic_manager.routing.model import name_problem
 from traffic_manager.routing.ports import NameFilter, Place
 
 ANY = "*"
+# Between an owner of keys and the tenants that these hold in, where they are counted: no name holds it.
+IN_TENANTS = "@"
 
 
 class Role(StrEnum):
@@ -142,9 +144,14 @@ class Principal:
         object.__setattr__(self, "resolvable", places[Operation.RESOLVE])
 
     @cached_property
-    def owner(self) -> str:
-        """Whose key it is, all of whose keys are limited together; without a key the principal itself."""
-        return self.name.rpartition("/")[0] if self.key_id else self.name
+    def counted_as(self) -> str:
+        """As whom its requests are counted: all keys of an owner in the same tenants together, for whoever
+        administers one tenant may name any owner, and must not use up what those of others have. Without a key the
+        principal."""
+        if not self.key_id:
+            return self.name
+        owner, tenants = self.name.rpartition("/")[0], {grant.tenant for grant in self.grants}
+        return owner if None in tenants else f"{owner}{IN_TENANTS}{','.join(sorted(map(str, tenants)))}"
 
     @cached_property
     def written(self) -> str:

@@ -120,9 +120,9 @@ class Gate:
             return b""
         return None if credential is None else mark_of(credential)
 
-    def owner_of(self, mark: bytes | None) -> str:
-        """Return whose requests those of the credential of *mark* count as, which was admitted lately."""
-        return self._keyring.admitted.owner_of(mark) if self._keyring is not None else ANONYMOUS.owner
+    def counted_as(self, mark: bytes | None) -> str:
+        """Return as whom those with the credential of *mark*, which was admitted lately, are counted."""
+        return self._keyring.admitted.counted_as(mark) if self._keyring is not None else ANONYMOUS.counted_as
 
     def still_admits(self, principal: Principal) -> Callable[[], bool]:
         """Return what tells whether *principal*, let in a while ago, would be let in now."""

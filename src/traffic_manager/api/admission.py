@@ -14,7 +14,7 @@ from uvicorn.protocols.utils import get_remote_addr
 
 from traffic_manager.api.access import HEALTH
 from traffic_manager.api.connection import Connection
-from traffic_manager.api.origin import TrustedProxies
+from traffic_manager.api.origin import TrustedProxies, place_of
 from traffic_manager.config.settings import Settings
 from traffic_manager.errors import RequestRefused, TooManyConnections, TooManyOfAddress
 from traffic_manager.monitoring.metrics import Metrics
@@ -68,11 +68,23 @@ class Admission:
         """Return what decides when the connection is made: before that nobody knows whose it is."""
         return Arrival(partial(self._protocol_of, arguments, more))
 
+    def address_of(self, transport: Transport) -> str | None:
+        """Return whose connections that of *transport* counts among, None for a trusted proxy's."""
+        peer = get_remote_addr(transport)
+        return None if self._proxies.trusts(peer) else place_of(self._proxies.address_of(peer, ()))
+
+    def has_room(self, address: str | None, connected: int, coming: int, coming_of_address: int) -> bool:
+        """Return whether one more of *address* may come, beside those who are connected and those who are coming: for
+        a few above the limit there is room, to tell them that they are too many."""
+        if connected + coming >= self._most + _SURPLUS:
+            return False
+        here = self._of_address[address] + coming_of_address if address is not None else 0
+        return here < self._most_of_address + _SURPLUS
+
     def _protocol_of(
         self, arguments: tuple[Any, ...], more: dict[str, Any], transport: Transport
     ) -> Connection:
-        peer = get_remote_addr(transport)
-        address = None if self._proxies.trusts(peer) else self._proxies.address_of(peer, ())
+        address = self.address_of(transport)
         refusal, surplus = self._refusal(len(more["server_state"].connections), address)
         if refusal is None:
             made = self._protocol(*arguments, **more)
@@ -104,7 +116,7 @@ class Admission:
 class Arrival(BaseProtocol):
     """The protocol of a connection until it is made. *protocol_of*: makes the one that it has from then on."""
 
-    def __init__(self, protocol_of: Callable[[Transport], Connection]) -> None:
+    def __init__(self, protocol_of: Callable[[Transport], BaseProtocol]) -> None:
         self._protocol_of = protocol_of
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override] # as uvicorn does

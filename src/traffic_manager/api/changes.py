@@ -83,7 +83,7 @@ async def changes(
             "wait", "invalid-parameter", "goes with names only, not with actor, action, since or until"
         )
     wanted = caller.narrowed(Operation.CHANGES, wanted)
-    parts.limiter.charge(Kind.LISTS, caller.owner, wanted.only_tenant)
+    parts.limiter.charge(Kind.LISTS, caller.counted_as, wanted.only_tenant)
     page = None
     if wait and at_least is None:
         page = _remembered(parts, wanted, given, limit)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
@@ -18,6 +19,7 @@ import structlog
 from uvloop.loop import SSLProtocol  # type: ignore[attr-defined] # not in its stubs
 
 from traffic_manager.access.client_names import KINDS, ClientCertificate, normal_name
+from traffic_manager.api.admission import Admission, Arrival
 from traffic_manager.api.connection import Connection
 from traffic_manager.monitoring.metrics import HandshakeFailure, Metrics
 
@@ -32,33 +34,36 @@ log = structlog.get_logger(__name__)
 
 class Handshakes:
     """Makes the protocol of a new connection: TLS with the context that *context_of* returns, and over it
-    *protocol*'s. At most *most* handshakes are under way."""
+    *admission*'s. Who shakes hands counts as if connected, in all and from one address: else somebody who only begins
+    to would keep everybody out."""
 
     def __init__(
-        self,
-        protocol: Callable[..., asyncio.BaseProtocol],
-        context_of: Callable[[], ssl.SSLContext],
-        metrics: Metrics,
-        most: int,
+        self, admission: Admission, context_of: Callable[[], ssl.SSLContext], metrics: Metrics
     ) -> None:
-        self._protocol = protocol
+        self._admission = admission
         self._context_of = context_of
         self._metrics = metrics
-        self._most = most
         self._under_way: set[asyncio.Future[None]] = set()
+        self._of_address: Counter[str | None] = Counter()
 
-    def __call__(self, **more: Any) -> Any:  # Any: uvicorn's arguments, uvloop's protocol
-        """Return it."""
-        if len(self._under_way) >= self._most:
+    def __call__(self, **more: Any) -> Arrival:  # Any: uvicorn's arguments
+        """Return what decides when the connection is made: before that nobody knows whose it is."""
+        return Arrival(partial(self._begun, more))
+
+    def _begun(self, more: dict[str, Any], transport: asyncio.Transport) -> Any:  # Any: uvloop's protocol
+        address = self._admission.address_of(transport)
+        connected, here = len(more["server_state"].connections), self._of_address[address]
+        if not self._admission.has_room(address, connected, len(self._under_way), here):
             self._failed(HandshakeFailure.TOO_MANY)
             return _Cut()
         loop = asyncio.get_running_loop()
-        arrival, shaken = _Arrival(partial(self._protocol, **more)), loop.create_future()
+        placeholder, shaken = _Placeholder(partial(self._admission, **more)), loop.create_future()
         self._under_way.add(shaken)
-        shaken.add_done_callback(partial(self._ended, arrival))
+        self._of_address[address] += 1
+        shaken.add_done_callback(partial(self._ended, placeholder, address))
         return SSLProtocol(
             loop,
-            arrival,
+            placeholder,
             self._context_of(),
             shaken,
             server_side=True,
@@ -71,13 +76,16 @@ class Handshakes:
         if self._under_way:
             await asyncio.wait(self._under_way, timeout=patience_s)
 
-    def _ended(self, arrival: _Arrival, shaken: asyncio.Future[None]) -> None:
+    def _ended(self, placeholder: _Placeholder, address: str | None, shaken: asyncio.Future[None]) -> None:
         """Go on before the connection's first request is read, or take note that there is none."""
         self._under_way.discard(shaken)
+        self._of_address[address] -= 1
+        if not self._of_address[address]:
+            del self._of_address[address]
         error = None if shaken.cancelled() else shaken.exception()
         # A client that goes in the middle of a handshake is no error to uvloop.
-        if error is None and arrival.transport is not None:
-            _complete(arrival.transport)
+        if error is None and placeholder.transport is not None:
+            _complete(placeholder.transport)
             return
         is_slow = isinstance(error, ConnectionAbortedError)
         self._failed(HandshakeFailure.TOO_SLOW if is_slow else HandshakeFailure.REFUSED)
@@ -87,7 +95,7 @@ class Handshakes:
         self._metrics.tm_tls_handshakes_failed_total.labels(why).inc()
 
 
-class _Arrival(asyncio.BaseProtocol):
+class _Placeholder(asyncio.BaseProtocol):
     """Stands for a connection until hands are shaken; *protocol* makes its successor."""
 
     def __init__(self, protocol: Callable[[], asyncio.BaseProtocol]) -> None:

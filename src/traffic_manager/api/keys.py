@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 
 from traffic_manager.access.key_registry import Issued
 from traffic_manager.access.limits import Kind
-from traffic_manager.access.permissions import ANY, Grant, Operation, operations_of
+from traffic_manager.access.permissions import ANY, Grant, Operation, Principal, operations_of
 from traffic_manager.access.ports import ApiKey
 from traffic_manager.api import schemas
 from traffic_manager.api.access import GivenCaller
@@ -49,7 +49,7 @@ async def list_keys(
 ) -> Response:
     """Return the keys that the caller administers, in the order of their ids."""
     caller.check_anywhere(Operation.LIST_KEYS)
-    parts.limiter.charge(Kind.LISTS, caller.owner, None)
+    parts.limiter.charge(Kind.LISTS, caller.counted_as, None)
     after = parts.page_tokens.id_after(page_token, ["keys"])
     head, keys = await parts.reads.run(lambda: parts.key_registry.keys(caller))
     following = [key for key in keys if key.id > after]
@@ -65,7 +65,7 @@ async def create_key(
     """Make a key. It can hold only where the caller administers keys; its text is shown this once."""
     grants, lifetime = _grants(body), timedelta(days=body.expires_in_days)
     caller.check_anywhere(Operation.CREATE_KEY)
-    parts.limiter.charge(Kind.WRITES, caller.owner, None)
+    parts.limiter.charge(Kind.WRITES, caller.counted_as, _tenant_charged(caller, grants))
     issued = await parts.reads.run(
         lambda: parts.key_registry.create(caller, author, body.owner, grants, lifetime)
     )
@@ -82,7 +82,7 @@ async def rotate_key(
 ) -> Response:
     """Make a key with the same owner and grants; the old one stays in force for `overlap_seconds`."""
     caller.check_anywhere(Operation.ROTATE_KEY)
-    parts.limiter.charge(Kind.WRITES, caller.owner, None)
+    parts.limiter.charge(Kind.WRITES, caller.counted_as, None)
     overlap, lifetime = timedelta(seconds=body.overlap_seconds), timedelta(days=body.expires_in_days)
     issued = await parts.reads.run(
         lambda: parts.key_registry.rotate(caller, author, key_id, overlap, lifetime)
@@ -94,7 +94,7 @@ async def rotate_key(
 async def revoke_key(key_id: str, parts: GivenParts, caller: GivenCaller, author: GivenAuthor) -> Response:
     """End a key for good, on every worker within a second. Nothing changes if it was revoked before."""
     caller.check_anywhere(Operation.REVOKE_KEY)
-    parts.limiter.charge(Kind.WRITES, caller.owner, None)
+    parts.limiter.charge(Kind.WRITES, caller.counted_as, None)
     head, key = await parts.reads.run(lambda: parts.key_registry.revoke(caller, author, key_id))
     await parts.follower.reached(head.revision, CATCH_UP_S)
     return json_answer(key_json(key), head.position)
@@ -120,6 +120,14 @@ def _grants(body: schemas.NewKeyBody) -> list[Grant]:
     if problems:
         raise InvalidInput(*problems)
     return [Grant.known(grant.role, grant.tenant, grant.env) for grant in body.grants]
+
+
+def _tenant_charged(caller: Principal, grants: Sequence[Grant]) -> str | None:
+    """Return whose limit a key with *grants* counts against: the one tenant's that it is for, if *caller* may make
+    it, for strangers use nothing up; else None."""
+    tenants = {grant.tenant for grant in grants}
+    is_permitted = all(caller.may(Operation.CREATE_KEY, *grant.place) for grant in grants)
+    return tenants.pop() if len(tenants) == 1 and is_permitted else None
 
 
 def _problem_at(field: str, name: str, pointer: str) -> FieldProblem | None:

@@ -72,7 +72,7 @@ class Lane:
         self._observe = parts.metrics.observe_request
         self._overload = parts.overload
         self._limiter = parts.limiter
-        self._owner_of = parts.gate.owner_of
+        self._counted_as = parts.gate.counted_as
         self._count_flagged = parts.metrics.tm_resolve_flagged_total.inc
         self._rendered: Kept[str, Rendered] = Kept(_RENDERED_BYTES, _size_of_rendered)
         self._heads: Kept[bytes, Asked] = Kept(_HEADS_BYTES, _size_of_head)
@@ -120,7 +120,7 @@ class Lane:
                 return None
         if self._limiter.limits_resolves:
             try:
-                self._limiter.charge_resolve(self._owner_of(mark), asked.tenant)
+                self._limiter.charge_resolve(self._counted_as(mark), asked.tenant)
             except RateLimited as error:
                 return self._refusal(error, asked, correlation_id, general)
         front = self._front_of(general, kept.as_of)

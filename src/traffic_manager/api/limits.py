@@ -31,7 +31,7 @@ async def list_limits(
 ) -> Response:
     """Return what is set for tenants and principals, in the order of their names; others go by the settings."""
     caller.check(Operation.LIST_LIMITS, None, None)
-    parts.limiter.charge(Kind.LISTS, caller.owner, None)
+    parts.limiter.charge(Kind.LISTS, caller.counted_as, None)
     after = parts.page_tokens.id_after(page_token, _ASKED)
     head, limits = await parts.reads.run(lambda: parts.limit_registry.limits(caller))
     following = [limit for limit in limits if _id_of(limit) > after]

@@ -19,6 +19,8 @@ Address = IPv4Address | IPv6Address
 UNKNOWN = "unknown"
 # An IPv6 address with brackets and port has 47 characters.
 _MAX_CHARACTERS = 64
+# What one customer of a provider has of IPv6.
+_IPV6_BITS = 64
 
 
 class TrustedProxies:
@@ -61,6 +63,15 @@ class TrustedProxies:
             if not self._trusts(address):
                 break
         return address
+
+
+def place_of(address: str) -> str:
+    """Return what stands for *address* where callers are counted: its network, for an IPv6 address, because one
+    client has as many as it likes there."""
+    if ":" not in address:
+        return address
+    number = int(ip_address(address)) >> (128 - _IPV6_BITS)
+    return f"{number:x}::/{_IPV6_BITS}"
 
 
 def _address_of(peer: Peer) -> Address | None:

@@ -47,7 +47,8 @@ async def resolve_batch(
     keys = _keys(body.keys) if few else await asyncio.to_thread(_keys, body.keys)
     is_strong = "no-cache" in (cache_control or "").lower()
     permitted = _permitted(caller, keys)
-    parts.limiter.charge_each(Kind.RESOLVES, caller.owner, [key.tenant for key in permitted])
+    tenants, refused = [key.tenant for key in permitted], len(keys) - len(permitted)
+    parts.limiter.charge_each(Kind.RESOLVES, caller.counted_as, tenants, refused)
     try:
         answers = await parts.batch_resolver.resolve(permitted, is_strong=is_strong, at_least=at_least)
     except BaseException:

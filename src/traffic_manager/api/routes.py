@@ -95,7 +95,7 @@ async def resolve(
     comes when the route has changed, or when time is up."""
     key = RouteKey.of(tenant, service, env, version)
     caller.check(Access.RESOLVE, key.tenant, key.env)
-    parts.limiter.charge(Kind.RESOLVES, caller.owner, key.tenant)
+    parts.limiter.charge(Kind.RESOLVES, caller.counted_as, key.tenant)
     is_strong = "no-cache" in (cache_control or "").lower()
     known = position_of(after, "after") if after is not None else None
     answer = await _resolved(parts, key, is_strong, at_least)
@@ -170,7 +170,7 @@ async def batch(
     `index` are the answer then. With `dry_run` nothing is written."""
     # On a thread: to check a thousand URLs takes longer than other requests should wait for.
     operations = await asyncio.to_thread(_operations, parts, caller, author, body.operations)
-    parts.limiter.charge_each(Kind.WRITES, caller.owner, [o.key.tenant for o in operations])
+    parts.limiter.charge_each(Kind.WRITES, caller.counted_as, [o.key.tenant for o in operations])
     if body.dry_run:
         written = await parts.reads.run(lambda: parts.registry.rehearse(operations, author))
     else:
@@ -194,7 +194,7 @@ async def list_routes(
     asked = (*wanted.names, is_active)
     after = parts.page_tokens.key_after(page_token, asked)
     wanted = caller.narrowed(Access.LIST, wanted)
-    parts.limiter.charge(Kind.LISTS, caller.owner, wanted.only_tenant)
+    parts.limiter.charge(Kind.LISTS, caller.counted_as, wanted.only_tenant)
     page = await parts.read(
         lambda: parts.store.page(wanted, is_active, after, page_size), at_least, lambda page: page.head
     )
@@ -219,7 +219,7 @@ async def get(
     """Return a route, active or not, as the database has it."""
     key = RouteKey.of(tenant, service, env, version)
     caller.check(Access.GET, key.tenant, key.env)
-    parts.limiter.charge(Kind.LISTS, caller.owner, key.tenant)
+    parts.limiter.charge(Kind.LISTS, caller.counted_as, key.tenant)
     sighting = await parts.read(lambda: parts.store.look_up([key]), at_least, lambda s: s.head)
     parts.resolver.saw(key, sighting)
     route, as_of = sighting.routes.get(key), sighting.head.position
@@ -291,7 +291,7 @@ async def history(
     """Return the changes of a route, the newest first; empty if it never was."""
     key = RouteKey.of(tenant, service, env, version)
     caller.check(Access.HISTORY, key.tenant, key.env)
-    parts.limiter.charge(Kind.LISTS, caller.owner, key.tenant)
+    parts.limiter.charge(Kind.LISTS, caller.counted_as, key.tenant)
     below = parts.page_tokens.revision_below(page_token, key)
     page = await parts.read(
         lambda: parts.store.history(key, below, page_size), at_least, lambda page: page.head
@@ -307,7 +307,7 @@ async def history(
 
 
 async def _write_one(parts: Parts, caller: Principal, author: Author, operation: Operation) -> Response:
-    parts.limiter.charge(Kind.WRITES, caller.owner, operation.key.tenant)
+    parts.limiter.charge(Kind.WRITES, caller.counted_as, operation.key.tenant)
     status, headers, body = await write_one(parts, author, operation)
     response = Response(body, status_code=status)
     response.raw_headers[:] = headers

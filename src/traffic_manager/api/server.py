@@ -134,7 +134,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def protocol_of(parts: Parts) -> Protocol:
+def admission_to(parts: Parts) -> Admission:
     """Return what makes the protocol of a new connection. With an access log there is no lane: it writes no lines,
     for it would spend longer on them than on its answers."""
     if parts.settings.api.access_log:

@@ -6,17 +6,15 @@ A good credential is let in from any address: else whoever shares one with a gue
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_address
 from time import monotonic
 
+from traffic_manager.api.origin import place_of
 from traffic_manager.errors import TooManyFailedSignIns
 
 _WINDOW_S = 60.0
 # Addresses that are counted apart in a minute; all others count as one.
 _MOST_ADDRESSES = 10_000
 _OTHERS = ""
-# What one customer of a provider has of IPv6.
-_IPV6_BITS = 64
 
 
 class FailedSignIns:
@@ -35,19 +33,10 @@ class FailedSignIns:
         now = self._now()
         if now - self._since >= _WINDOW_S:
             self._since, self._of_address = now, {}
-        place = _place_of(address)
+        place = place_of(address)
         if place not in self._of_address and len(self._of_address) >= _MOST_ADDRESSES:
             place = _OTHERS
         count = self._of_address.get(place, 0) + 1
         self._of_address[place] = count
         if count > self._most:
             raise TooManyFailedSignIns(self._most, max(1, round(self._since + _WINDOW_S - now)))
-
-
-def _place_of(address: str) -> str:
-    """Return what stands for *address*: its network, for an IPv6 address, because one client has as many as it likes
-    there."""
-    if ":" not in address:
-        return address
-    number = int(ip_address(address)) >> (128 - _IPV6_BITS)
-    return f"{number:x}::/{_IPV6_BITS}"

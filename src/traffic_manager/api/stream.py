@@ -165,7 +165,7 @@ def _question_of(scope: Scope) -> Question:
 
 async def _serve(parts: Parts, question: Question, scope: Scope, send: Send) -> None:
     """Serve the stream until it ends. Raises TrafficManagerError before anything is sent, or never."""
-    parts.limiter.charge(Kind.LISTS, question.caller.owner, question.wanted.only_tenant)
+    parts.limiter.charge(Kind.LISTS, question.caller.counted_as, question.wanted.only_tenant)
     head, start = await _start(parts, question)
     is_admitted = parts.gate.still_admits(question.caller)
     start_at = head.revision if start is None else start

@@ -89,7 +89,7 @@ class SharedBudgets:
         for bucket in idle:
             words += [bucket.quota, bucket.settle(now), 0]
         answer = await self._client.call(partial(_evaluate, buckets=[*wanted, *idle], words=words))
-        if not _is_good(answer, 1 + len(wanted) + len(idle)):
+        if not _is_good(answer, len(wanted), len(idle)):
             for bucket in (*wanted, *idle):
                 bucket.forget_spent()
             return
@@ -106,11 +106,12 @@ class SharedBudgets:
         self._leased.update(wanted)
 
 
-def _is_good(answer: object, length: int) -> TypeGuard[list[int]]:
-    """Return whether it is what the script answers: others can write to Redis, too."""
-    return (
-        isinstance(answer, list) and len(answer) == length and all(type(number) is int for number in answer)
-    )
+def _is_good(answer: object, wanted: int, idle: int) -> TypeGuard[list[int]]:
+    """Return whether it is what the script answers: others can write to Redis, too. With a lease below 0 a bucket
+    would owe for longer than the lease lasts."""
+    if not isinstance(answer, list) or not all(type(number) is int for number in answer):
+        return False
+    return len(answer) == 1 + wanted + idle and min(answer[: 1 + wanted]) >= 0
 
 
 async def _evaluate(redis: Redis, buckets: Collection[Bucket], words: Sequence[int | str]) -> object:

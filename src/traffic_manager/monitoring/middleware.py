@@ -18,6 +18,7 @@ from typing import Any, cast
 import structlog
 from structlog.contextvars import bound_contextvars
 
+from traffic_manager.monitoring.failure_lines import FailureLines
 from traffic_manager.monitoring.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics
 
 # Any: the types of the ASGI specification, whose values depend on their keys.
@@ -59,9 +60,9 @@ class RequestMonitoring:
     """Watches the requests that *app* answers.
 
     *clock*: monotonic seconds. *on_error* answers a request that failed unexpectedly, if no answer has begun.
-    *access_log*: write one line per request at level info, else at level debug; a failed one (5xx) always at
-    level warning. *beat* is called whenever a request begins or ends: while the event loop takes one after the other
-    of thousands that came at once, its timers wait for all of them, and still it is not wedged.
+    *access_log*: write one line per request at level info, else at level debug; failed ones (5xx) at level warning,
+    so many a minute. *beat* is called whenever a request begins or ends: while the event loop takes one after the
+    other of thousands that came at once, its timers wait for all of them, and still it is not wedged.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class RequestMonitoring:
         self._clock = clock
         self._on_error = on_error
         self._access_log = access_log
+        self._failures = FailureLines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an HTTP request on and record it; leave everything else alone."""
@@ -116,7 +118,7 @@ class RequestMonitoring:
         self._metrics.observe_request(scope["method"], endpoint, status, seconds)
         say = log.info if self._access_log else log.debug
         # Under overload a line each would be most of the work.
-        if status >= 500 and not scope["state"].get("is_shed"):
+        if status >= 500 and not scope["state"].get("is_shed") and self._failures.admit():
             say = log.warning
         say_answered(say, _method(scope), scope["path"], endpoint, status, seconds)
 
