@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from traffic_manager.access.limiter import Limiter
-from traffic_manager.access.limits import IN_TENANTS, Kind, Limits, Subject
+from traffic_manager.access.limits import Kind, Limits, Subject
+from traffic_manager.access.permissions import IN_TENANTS
 from traffic_manager.errors import RateLimited
 from traffic_manager.routing.ports import Limit
 

@@ -53,6 +53,10 @@ def test_an_ill_formed_reason_is_400_and_names_the_header(sqlite_api: httpx2.Cli
             refused = sqlite_api.post(path, json=body, headers=[(b"TM-Reason", bad)])
             assert (refused.status_code, code_of(refused)) == (400, "invalid-reason"), bad
             assert fields_of(refused) == ["TM-Reason"]
+    for nothing in ([b"", b""], [b","], [b",", b""]):
+        headers = [(b"TM-Reason", value) for value in nothing]
+        refused = sqlite_api.put(path_of(a_fresh_key()), json={"url": URL}, headers=headers)
+        assert (refused.status_code, code_of(refused)) == (400, "invalid-reason"), nothing
 
 
 def test_a_reason_of_any_script_is_taken(sqlite_api: httpx2.Client) -> None:

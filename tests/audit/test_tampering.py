@@ -16,11 +16,12 @@ from tests.audit.keys import a_pair
 from tests.db.engines import SqlEngine, sqlite_settings
 from tests.routing.builders import AUTHOR, a_key, activate, create, deactivate, delete, put
 from traffic_manager.access.key_registry import DEFAULT_LIFETIME, KeyRegistry
-from traffic_manager.audit.heads import SigningKey
+from traffic_manager.audit.heads import SigningKey, read
 from traffic_manager.cli import audit
 from traffic_manager.cli.head_signing import HeadSigner
 from traffic_manager.config.settings import load_settings
 from traffic_manager.db.key_store import SqlKeyStore
+from traffic_manager.db.log_lines import log_lines
 from traffic_manager.db.migrate import migrate
 from traffic_manager.routing.chain import covered, link
 from traffic_manager.routing.operations import Author, Operation, Overlay
@@ -271,3 +272,53 @@ def test_nothing_is_signed_that_does_not_follow_from_what_was_signed(
         assert not signer.sign()
     assert (folder / "heads.jsonl").read_bytes() == heads
     engine.close()
+
+
+# Of other types than we write, or beyond what the digest of an older row covers.
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "actor = x'6162'",
+        "detail = x'00'",
+        "chain = 'abc'",
+        "chain = 99999999999999",
+        "occurred_at = 'x'",
+        "is_active = 2",
+        "address = '', chain_version = 1",
+    ],
+)
+def test_a_cell_that_nobody_of_us_wrote_is_found_and_exported_as_it_stands(
+    evidence: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    edit: str,
+) -> None:
+    folder = _copied(evidence, tmp_path / "odd")
+    Forger(folder / "routes.db", 0).run(f"update changes set {edit} where revision = 4")  # noqa: S608 constants
+    assert "revision 4: its digest does not follow" in _findings(folder, monkeypatch, capsys)
+    engine = SqlEngine(sqlite_settings(folder))
+    assert len(list(log_lines(engine.database, 0))) == CHANGES
+    engine.close()
+
+
+def test_more_is_not_forgotten_than_compaction_would(
+    evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _copied(evidence, tmp_path / "cut")
+    Forger(folder / "routes.db", 0).forget_the_beginning()
+    monkeypatch.setenv("RETENTION_DAYS", "0.000001")  # so that all heads are old enough
+    assert "of which `compact` keeps the last 100,000" in _findings(folder, monkeypatch, capsys)
+
+
+def test_head_after_an_unfinished_line_has_a_line_of_its_own(evidence: Path, tmp_path: Path) -> None:
+    folder = _copied(evidence, tmp_path / "torn")
+    heads, settings = folder / "heads.jsonl", sqlite_settings(folder)
+    heads.write_bytes(heads.read_bytes() + b'{"epoch":"abc')
+    engine, key = SqlEngine(settings), SigningKey(folder / "audit.pem", "AUDIT_KEY_FILE")
+    _commit(engine, CHANGES, create(a_key("torn")))
+    with HeadSigner(engine.database, key, heads, lambda _: None) as signer:
+        assert signer.sign()
+    engine.close()
+    kept = read(heads.read_bytes().splitlines(keepends=True), "heads.jsonl", [key.public])
+    assert ([head.revision for head in kept.heads], len(kept.findings)) == ([*SIGNED, CHANGES + 1], 1)

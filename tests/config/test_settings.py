@@ -62,6 +62,14 @@ def test_secret_file_that_cannot_be_read_is_told_by_variable(monkeypatch: pytest
     assert "REDIS_PASSWORD_FILE: cannot be read" in problems_of(monkeypatch, REDIS_PASSWORD_FILE="/nowhere")
 
 
+def test_secret_file_that_is_no_text_is_told_by_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(b"\xff\xfe")
+    problems = problems_of(monkeypatch, AUTH_PEPPER_FILE=str(tmp_path / "secret"))
+    assert "AUTH_PEPPER_FILE: must hold text in UTF-8" in problems
+
+
 def test_secret_file_may_be_named_in_the_env_file(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("from-a-file")
     (tmp_path / ".env").write_text(f"DB_PASSWORD_FILE={tmp_path / 'secret'}\n")

@@ -57,6 +57,10 @@ _DAMAGES: dict[str, tuple[str, str]] = {
         "update changes set address = '192.0.2.1' where revision = 3",
         "revision 3: its digest does not follow",
     ),
+    "an empty one": (
+        "update changes set address = '' where revision = 3",
+        "revision 3: its digest does not follow",
+    ),
     "a version of the chain that there is not": (
         "update changes set chain_version = 9 where revision = 3",
         "revision 3: its digest does not follow",

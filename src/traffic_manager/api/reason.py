@@ -22,7 +22,8 @@ def reason_in(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         reason = b", ".join(given).decode()
     except UnicodeDecodeError:
         reason = ""
-    if not 0 < len(reason) <= MAX_CHARACTERS or not reason.isprintable():
+    # Empty ones that were joined are none either.
+    if not reason.strip(", ") or len(reason) > MAX_CHARACTERS or not reason.isprintable():
         rule = f"must be 1 to {MAX_CHARACTERS} printable characters in UTF-8"
         raise InvalidInput(FieldProblem(FIELD, "invalid-reason", rule))
     return reason

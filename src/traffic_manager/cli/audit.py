@@ -204,12 +204,16 @@ def _other_histories(kept: KeptHeads, found: Verification) -> Iterator[str]:
 
 def _forgotten(settings: Settings, kept: KeptHeads, found: Verification) -> Iterator[str]:
     """Yield what is gone from the beginning of the log and should not be."""
+    from traffic_manager.db.retention import KEPT_CHANGES
+
     boundary, days = found.compacted_revision, settings.app.retention_days
     if not boundary:
         return
     if days is None:
         yield f"changes up to revision {boundary} are gone, and RETENTION_DAYS, which would let them go, is not set"
         return
+    if found.head.revision - boundary < KEPT_CHANGES:
+        yield f"changes up to revision {boundary} are gone, of which `compact` keeps the last {KEPT_CHANGES:,}"
     youngest = time.time() - days * 86_400
     early = [head for head in kept.heads if head.revision <= boundary and _time(head) > youngest]
     if early:

@@ -76,5 +76,14 @@ def _opened(file: Path) -> IO[bytes]:
         raise StartRefused(f"AUDIT_HEADS_FILE: another process signs in {file}") from error
     except OSError as error:
         raise StartRefused(f"AUDIT_HEADS_FILE: cannot write {file}: {error.strerror}") from error
+    _end_last_line(kept)
     kept.seek(0)
     return kept
+
+
+def _end_last_line(kept: IO[bytes]) -> None:
+    """End what a crash or a full disk has left unfinished: the next head would go on in that line, and be lost."""
+    if kept.tell():
+        kept.seek(-1, os.SEEK_END)
+        if kept.read() != b"\n":
+            kept.write(b"\n")

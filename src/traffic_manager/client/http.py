@@ -260,7 +260,7 @@ class Client:
         """Set all figures of a tenant or principal; those that are None are as the server's settings say."""
         figures = {name: figure for name, figure in asdict(wanted).items() if name not in ("subject", "name")}
         place = "/".join(quote(part, safe="") for part in (wanted.subject, wanted.name))
-        return self._read(self._call("PUT", f"/limits/{place}", body=figures), limit)
+        return self._read(self._call("PUT", f"/limits/{place}", body=figures, headers=self._why()), limit)
 
     # Changes and health
 

@@ -555,6 +555,8 @@ def _secret_files(
                 found[field] = Path(path).read_text().rstrip("\r\n")
             except OSError as error:
                 problems.append(f"{section.variable(field)}_FILE: cannot be read: {error.strerror}")
+            except UnicodeDecodeError:
+                problems.append(f"{section.variable(field)}_FILE: must hold text in UTF-8")
     return found, problems
 
 

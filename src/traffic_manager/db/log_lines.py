@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import orjson
 
@@ -40,7 +41,15 @@ def log_lines(database: Database, after: int) -> Iterator[bytes]:
 def _line(row: Row) -> bytes:
     change = dict(zip(_COLUMNS, row, strict=True))
     change["is_active"] = bool(change["is_active"])
-    change["chain"] = bytes(change["chain"]).hex()
     # The digest covers the number; the text is for people.
-    change["occurred"] = rfc3339(change["occurred_at"])
-    return orjson.dumps(change, option=orjson.OPT_APPEND_NEWLINE)
+    change["occurred"] = _when(change["occurred_at"])
+    # Bytes, such as the digests, in hex: somebody may have put others where we never do.
+    return orjson.dumps(change, default=bytes.hex, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _when(microseconds: Any) -> str | None:  # Any: whatever a row holds
+    """Return the time as text, None for what is none: it is exported as it stands, for whoever looks into it."""
+    try:
+        return rfc3339(microseconds)
+    except (TypeError, ValueError, OverflowError):
+        return None

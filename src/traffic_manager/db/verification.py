@@ -67,7 +67,7 @@ class _Entry(NamedTuple):
         """Whether the digest covers all that there is: what is beyond it anybody could have written."""
         beyond = {CHAIN_VERSION: (self.detail, self.address), DETAIL_CHAIN_VERSION: (self.address,)}
         known = (*beyond, ADDRESS_CHAIN_VERSION)
-        return self.chain_version in known and not any(beyond.get(self.chain_version, ()))
+        return self.chain_version in known and all(it is None for it in beyond.get(self.chain_version, ()))
 
     @property
     def revision(self) -> int:
@@ -167,7 +167,7 @@ def _check_log(
     for entry in _log(database, told):
         if entry.revision != expected:
             told.found(f"revisions {expected} to {entry.revision - 1} are missing from the log")
-        elif _link(told.chain, entry) != entry.chain or not entry.is_covered:
+        elif not _follows(entry, told.chain):
             told.found(f"revision {expected}: its digest does not follow from it and the digest before it")
         _compare(told, entry, known)
         _tell(checks, entry)
@@ -230,12 +230,19 @@ def _pages(connection: FeedConnection, told: Verification) -> Iterator[_Entry]:
 
 def _entry(row: Row) -> _Entry:
     columns = list(row[2:17])
-    columns[9] = bool(columns[9])
-    return _Entry(bytes(row[0]), row[1], columns, *row[17:19])
+    # SQLite has no other truth than 1 and 0; what somebody has put there instead must not pass for it.
+    columns[9] = bool(columns[9]) if columns[9] in (0, 1) else columns[9]
+    chain = bytes(row[0]) if isinstance(row[0], bytes | memoryview) else b""
+    return _Entry(chain, row[1], columns, *row[17:19])
 
 
-def _link(chain: bytes, entry: _Entry) -> bytes:
-    return link(chain, covered(entry.columns, entry.detail, entry.address, entry.chain_version))
+def _follows(entry: _Entry, chain: bytes) -> bool:
+    """Return whether the digest of *entry* follows from it and *chain*, the one before, and covers all of it."""
+    try:
+        digest = link(chain, covered(entry.columns, entry.detail, entry.address, entry.chain_version))
+    except TypeError:  # a value of a type that we never write: somebody else did
+        return False
+    return digest == entry.chain and entry.is_covered
 
 
 class _Replay:
