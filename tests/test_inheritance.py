@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 
 from tests.test_snapshot import a_mirror
-from traffic_manager.config.settings import load_settings
+from traffic_manager.config.loading import load_settings
 from traffic_manager.inheritance import Inheritance
 from traffic_manager.routing.follower import FRESH_S, Beside
 from traffic_manager.snapshot import SnapshotFile

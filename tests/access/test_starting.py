@@ -8,7 +8,8 @@ import pytest
 
 from tests.access.issue import PEPPER
 from tests.node import Node
-from traffic_manager.config.settings import Settings, load_settings
+from traffic_manager.config.loading import load_settings
+from traffic_manager.config.settings import Settings
 from traffic_manager.errors import SettingsInvalid
 
 

@@ -35,7 +35,7 @@ from traffic_manager.api.context import Parts
 from traffic_manager.api.lane import LaneConnection
 from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.pages import PageTokens
-from traffic_manager.config.settings import load_settings
+from traffic_manager.config.loading import load_settings
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.ports import Entry, Limit, Table

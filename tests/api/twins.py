@@ -29,7 +29,7 @@ from traffic_manager.api.lane import Lane, LaneConnection
 from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.server import Server, bind
 from traffic_manager.api.write_lane import WriteLane
-from traffic_manager.config.settings import load_settings
+from traffic_manager.config.loading import load_settings
 from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.overload import Overload
 from traffic_manager.routing.follower import Follower

@@ -19,7 +19,7 @@ from traffic_manager.access.key_registry import DEFAULT_LIFETIME, KeyRegistry
 from traffic_manager.audit.heads import SigningKey, read
 from traffic_manager.cli import audit
 from traffic_manager.cli.head_signing import HeadSigner
-from traffic_manager.config.settings import load_settings
+from traffic_manager.config.loading import load_settings
 from traffic_manager.db.key_store import SqlKeyStore
 from traffic_manager.db.log_lines import log_lines
 from traffic_manager.db.migrate import migrate

@@ -7,7 +7,8 @@ from typing import cast
 
 import pytest
 
-from traffic_manager.config.settings import Section, Settings, load_settings, shown
+from traffic_manager.config.loading import load_settings
+from traffic_manager.config.settings import Section, Settings, shown
 from traffic_manager.errors import SettingsInvalid
 
 

@@ -11,7 +11,8 @@ import typer.main
 
 from tests.monitoring.exposition import types
 from traffic_manager.cli import app
-from traffic_manager.config.settings import load_settings, shown
+from traffic_manager.config.loading import load_settings
+from traffic_manager.config.settings import shown
 from traffic_manager.monitoring.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]

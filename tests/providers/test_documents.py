@@ -5,32 +5,19 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.access.authority import Authority
-from tests.access.forge import jwks, rsa
-from tests.providers.stub import CONFIGURATION, JWKS, PATIENCE_S, Stub, a_provider, answer
+from tests.providers.stub import CONFIGURATION, JWKS, PATIENCE_S, Stub, answer
 from traffic_manager.access.issuers import issuers_of
 from traffic_manager.access.signing_keys import SigningKeys
 from traffic_manager.errors import StartRefused
 from traffic_manager.providers import documents as documents_module
 from traffic_manager.providers.documents import MAX_BYTES, Documents, FetchFailed
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture
-def stub(authority: Authority) -> Iterator[Stub]:
-    """A provider with one key."""
-    with a_provider(authority, jwks(rsa("r1"))) as stub:
-        yield stub
 
 
 @pytest.fixture(autouse=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.access.authority import Authority
 from tests.access.forge import AUDIENCE, claims, jwks, rsa, token
 from tests.monitoring.exposition import values
-from tests.providers.stub import CONFIGURATION, JWKS, PATIENCE_S, Stub, a_provider, answer
+from tests.providers.stub import CONFIGURATION, JWKS, PATIENCE_S, Stub, answer
 from traffic_manager.access.admitted import Admitted
 from traffic_manager.access.issuers import issuers_of
 from traffic_manager.access.tokens import KEYS_LAST_S, Tokens
@@ -21,18 +20,6 @@ from traffic_manager.providers import documents, key_keeper
 from traffic_manager.providers.key_keeper import ASKED_AT_MOST, ASKED_WITHIN_S, KeyKeeper
 
 NOW = 1_800_000_000.0
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture
-def stub(authority: Authority) -> Iterator[Stub]:
-    """A provider with one key."""
-    with a_provider(authority, jwks(rsa("r1"))) as stub:
-        yield stub
 
 
 @pytest.fixture(autouse=True)

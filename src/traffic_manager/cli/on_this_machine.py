@@ -31,7 +31,7 @@ def opened_database(settings: Settings) -> Iterator[Database]:
 
 def given_settings() -> Settings:
     """Return the settings of this machine; tell what is wrong with them, and exit."""
-    from traffic_manager.config.settings import load_settings
+    from traffic_manager.config.loading import load_settings
 
     try:
         return load_settings()

@@ -1,41 +1,29 @@
 """All settings, from environment variables and `.env`: one frozen section per room.
 
-`load_settings` is called once, by `cli`, and reports every problem at once by variable name. Sections are
+`loading.load_settings` is called once, by `cli`. Sections are
 passed to the parts that need them; nothing reads the environment later. Each field's description is what
 `docs/settings.md` and `.env.example` say; a test holds them together.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
-from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     Field,
     SecretStr,
-    ValidationError,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode
 from pydantic_settings import SettingsConfigDict as ConfigDict
 
 from traffic_manager.errors import SettingsInvalid
-
-# Values that stand in examples, the specification's too: nobody's production runs on them.
-SAMPLE_SECRETS = frozenset(
-    {
-        *("your_password", "password", "changeme", "change-me", "secret", "postgres", "app_password"),
-        *("0" * 32, "0" * 64, "changeme" * 4, "0123456789abcdef" * 2, "0123456789abcdef" * 4),
-    }
-)
 
 
 class Environment(StrEnum):
@@ -520,84 +508,6 @@ class Settings(BaseModel):
         return (
             self.api.docs if self.api.docs is not None else self.app.environment is not Environment.PRODUCTION
         )
-
-
-def load_settings(env_file: Path | None = Path(".env")) -> Settings:
-    """Return the settings of this process. Raises SettingsInvalid with every problem."""
-    sections: dict[str, Section] = {}
-    problems: list[str] = []
-    given = {**(dotenv_values(env_file) if env_file else {}), **os.environ}
-    for name in Settings.sections:
-        section = cast("type[Section]", Settings.model_fields[name].annotation)
-        from_files, unreadable = _secret_files(section, given)
-        problems += unreadable
-        try:
-            # BaseSettings takes its own options as underscored arguments that mypy does not see.
-            sections[name] = section(_env_file=env_file, **from_files)  # type: ignore[call-arg]
-        except ValidationError as error:
-            problems += _problems(section, error)
-    problems += _contradictions(sections) + _weaknesses(sections)
-    if problems:
-        raise SettingsInvalid(problems)
-    return Settings.model_validate(sections)
-
-
-def _secret_files(
-    section: type[Section], given: Mapping[str, str | None]
-) -> tuple[dict[str, str], list[str]]:
-    """Return the secrets given as `<NAME>_FILE`, as container platforms mount them, and what is wrong."""
-    found: dict[str, str] = {}
-    problems: list[str] = []
-    for field, about in section.model_fields.items():
-        path = given.get(f"{section.variable(field)}_FILE") if "SecretStr" in str(about.annotation) else None
-        if path:
-            try:
-                found[field] = Path(path).read_text().rstrip("\r\n")
-            except OSError as error:
-                problems.append(f"{section.variable(field)}_FILE: cannot be read: {error.strerror}")
-            except UnicodeDecodeError:
-                problems.append(f"{section.variable(field)}_FILE: must hold text in UTF-8")
-    return found, problems
-
-
-def _problems(section: type[Section], error: ValidationError) -> list[str]:
-    found = []
-    for item in error.errors(include_url=False, include_input=False):
-        message = item["msg"].removeprefix("Value error, ")
-        found.append(f"{section.variable(str(item['loc'][0]))}: {message}" if item["loc"] else message)
-    return found
-
-
-def _contradictions(sections: Mapping[str, Section]) -> list[str]:
-    api, db = sections.get("api"), sections.get("db")
-    if isinstance(api, ApiSettings) and isinstance(db, DbSettings) and api.workers > 1 and not db.is_postgres:
-        return ["API_WORKERS: must be 1 with SQLite; set DB_HOST to use PostgreSQL with more workers"]
-    return []
-
-
-def _weaknesses(sections: Mapping[str, Section]) -> list[str]:
-    """Return what development may do, but staging and production may not."""
-    app = sections.get("app")
-    if not isinstance(app, AppSettings) or app.is_development:
-        return []
-    auth = sections.get("auth")
-    is_open = isinstance(auth, AuthSettings) and auth.mode == "open"
-    found = ["AUTH_MODE: open is for development only"] if is_open else []
-    return found + [
-        f"{variable}: is a sample value; set a secret of your own"
-        for variable, secret in _secrets_of(sections.values()).items()
-        if secret in SAMPLE_SECRETS
-    ]
-
-
-def _secrets_of(sections: Iterable[Section]) -> Mapping[str, str]:
-    """Return every secret that is set, by variable: for checks, never to be shown."""
-    found = {}
-    for section in sections:
-        for field, value in section:
-            if isinstance(value, SecretStr):
-                found[section.variable(field)] = value.get_secret_value()
-    return found
 
 
 def shown(settings: Settings) -> dict[str, str]:
