@@ -5,7 +5,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: run install install-dev test test-failed check lint types imports services lock bench bench-full model faults \
-	faults-full seeded-bugs soak canary fuzz clean
+	faults-full seeded-bugs soak canary fuzz kit clean
 
 run: install
 	@$(BIN)/traffic-manager serve
@@ -53,6 +53,13 @@ faults: install-dev
 faults-full: install-dev
 	@$(BIN)/python -m tests.servers.install
 	@$(FAULT_SUITE) --full --publish $(FAULTS)
+
+# What operators get from us (deploy/), with the tools that they use: brings Helm, the proxies and so on, and tries
+# each with real servers.
+kit: install-dev
+	@$(BIN)/python -m tests.servers.install
+	@$(BIN)/python -m tests.kit.install
+	@$(BIN)/python -m pytest -m kit $(KIT)
 
 # Breaks the code on purpose, one mistake at a time, and shows which test notices; writes docs/seeded-bugs.md.
 seeded-bugs: install-dev

@@ -132,7 +132,7 @@ def _apt_get(*arguments: str) -> None:
 def _fetch_kafka() -> None:
     """Make KAFKA_FOLDER in one step, however many want it at the same time."""
     KAFKA_FOLDER.parent.mkdir(exist_ok=True)
-    with _locked(KAFKA_FOLDER.parent / "kafka.lock"):
+    with locked(KAFKA_FOLDER.parent / "kafka.lock"):
         if KAFKA_FOLDER.is_dir():
             return
         print(f"fetching Kafka {KAFKA_VERSION} (43 MB) ...", flush=True)
@@ -146,7 +146,7 @@ def _fetch_kafka() -> None:
 def _fetch_oidc_provider() -> None:
     """Make OIDC_FOLDER in one step, as Kafka's."""
     OIDC_FOLDER.parent.mkdir(exist_ok=True)
-    with _locked(OIDC_FOLDER.parent / "oidc-provider.lock"):
+    with locked(OIDC_FOLDER.parent / "oidc-provider.lock"):
         if OIDC_FOLDER.is_dir():
             return
         print(f"fetching oidc-provider {OIDC_VERSION} (3 MB) ...", flush=True)
@@ -159,7 +159,7 @@ def _fetch_oidc_provider() -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
