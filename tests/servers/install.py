@@ -47,7 +47,7 @@ ANY_CLUSTER_ID = "dHJhZmZpYy1tYW5hZ2VyLQ"
 def main() -> int:
     problems = [
         problem
-        for step in (_redis, _postgres, _pgbouncer, _kafka, _oidc_provider)
+        for step in (_redis, _postgres, _pgbouncer, _kafka, _oidc_provider, _prometheus)
         if (problem := _problem_of(step))
     ]
     if shutil.which("kcat") is None:
@@ -76,6 +76,10 @@ def _postgres() -> Path:
 
 def _pgbouncer() -> Path:
     return found_or_installed(programs.pgbouncer, "pgbouncer")
+
+
+def _prometheus() -> Path:
+    return found_or_installed(programs.prometheus, "prometheus")
 
 
 def _kafka() -> Path:

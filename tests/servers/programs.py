@@ -40,6 +40,14 @@ def pgbouncer() -> Path:
     return Path(found)
 
 
+def prometheus() -> Path:
+    """Return Prometheus; `promtool` lies beside it. Raises NotInstalled."""
+    found = shutil.which("prometheus")
+    if found is None or not Path(found).with_name("promtool").exists():
+        raise NotInstalled("prometheus or promtool is missing: install the package prometheus")
+    return Path(found)
+
+
 def java() -> Path:
     """Return a Java that Kafka runs on. Raises NotInstalled."""
     home = os.environ.get("JAVA_HOME")
