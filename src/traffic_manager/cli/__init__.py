@@ -6,6 +6,10 @@ Modules imported here must stay light, because every start pays for them; comman
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
 import typer
 
 from traffic_manager import __version__
@@ -70,4 +74,8 @@ audit.register(app)
 
 def main() -> None:
     """Run the command line and exit with a code of `exits`."""
+    # The kernel keeps from process 1, which is what a container starts, every signal that it does not handle: SIGTERM
+    # would end no command but those that handle it themselves.
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     app(prog_name="traffic-manager")
