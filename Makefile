@@ -5,7 +5,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: run install install-dev test test-failed check lint types imports services lock bench bench-full model faults \
-	faults-full seeded-bugs soak canary fuzz kit clean
+	faults-full seeded-bugs soak canary fuzz kit dist clean
 
 run: install
 	@$(BIN)/traffic-manager serve
@@ -108,6 +108,8 @@ lock:
 	$(COMPILE) --group dev -o requirements-dev.txt
 	uv pip compile -q --universal --generate-hashes --no-header --no-emit-find-links --group fuzz \
 		-o requirements-fuzz.txt
+	uv pip compile -q --universal --generate-hashes --no-header --no-emit-find-links --group dist \
+		-o requirements-dist.txt
 
 # Ratios against nginx, etcd and others in the same run: ten minutes at most, twenty with a million routes.
 # Writes benchmarks/README.md, results/ and charts/, and says what is slower than the last committed run.
@@ -115,5 +117,26 @@ bench bench-full: install-dev
 	@$(BIN)/python -m benchmarks.install
 	@$(BIN)/python -m benchmarks --publish $(if $(filter bench-full,$@),--full)
 
+# What is given out, into DIST: sdist, wheel, and the bill of materials (CycloneDX) of an environment that holds the wheel,
+# what requirements.txt pins, and nothing else.
+DIST := dist
+BOM := .cache/bom
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+dist: install $(BOM)/installed
+	@rm -rf $(DIST) $(BOM)/of && mkdir -p $(DIST)
+	@$(BIN)/python -c 'import uv_build as build; build.build_sdist("$(DIST)"); build.build_wheel("$(DIST)")'
+	@$(PYTHON) -m venv --without-pip $(BOM)/of
+	@$(PIP) --python $(BOM)/of/bin/python install --require-hashes -r requirements.txt
+	@$(PIP) --python $(BOM)/of/bin/python install --no-deps $(DIST)/*.whl
+	@$(PIP) --python $(BOM)/of/bin/python uninstall --yes uv-build
+	@$(BOM)/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
+		-o $(DIST)/traffic-manager.cdx.json $(BOM)/of/bin/python
+	@ls $(DIST)
+
+$(BOM)/installed: requirements-dist.txt
+	@$(PYTHON) -m venv --clear $(BOM)
+	@$(BOM)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

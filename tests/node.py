@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,17 +39,19 @@ def wait_until(condition: Callable[[], Found], timeout_s: float = 10.0, what: st
 
 class Node:
     """One server, with its data and log under *folder*. *settings* are environment variables. With TLS, *trust* is
-    whom callers trust and what they show."""
+    whom callers trust and what they show. *program* is the command line's own, else that of this tree."""
 
     def __init__(
         self,
         folder: Path,
         settings: Mapping[str, str] | None = None,
         trust: ssl.SSLContext | bool = False,
+        program: Sequence[str] = (sys.executable, "-m", "traffic_manager.cli"),
     ) -> None:
         self.port = free_port()
         self.url = f"{'https' if trust else 'http'}://{HOST}:{self.port}"
         self._trust = trust
+        self._program = program
         self.log_path = folder / f"node-{self.port}.log"
         self.folder = folder
         own = {
@@ -67,7 +69,7 @@ class Node:
         """Start it, and by default wait until it is ready. `--migrate` is for PostgreSQL."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "traffic_manager.cli", "serve", *arguments],
+                [*self._program, "serve", *arguments],
                 cwd=self.folder,
                 env=self.environment,
                 stdout=log,
