@@ -25,6 +25,7 @@ from traffic_manager.db.sqlite import FileLock
 from traffic_manager.errors import SourceUnavailable, StartRefused
 from traffic_manager.inheritance import Inheritance, empty_memory
 from traffic_manager.monitoring.heartbeats import Heartbeats
+from traffic_manager.monitoring.log_level import SIGNALS, LevelSwitch
 from traffic_manager.monitoring.log_writer import LogWriter
 from traffic_manager.monitoring.metric_files import clear, forget_worker
 from traffic_manager.monitoring.metrics import Metrics
@@ -44,19 +45,21 @@ log = structlog.get_logger(__name__)
 
 def serve(settings: Settings, log_writer: LogWriter, *, migrate_first: bool = False) -> int:
     """Run the server until SIGTERM or Ctrl-C and return its exit code. Raises StartRefused."""
+    level = LevelSwitch(settings.app.log_level)
+    level.listen()
     empty_memory(settings)  # refuses what could not be guarded, before anything is done
     failpoints.arm(os.environ, is_development=settings.app.is_development)
     if settings.db.is_postgres:
-        return _serve(settings, log_writer, migrate_first)
+        return _serve(settings, log_writer, level, migrate_first)
     lock = FileLock(settings.db.path)
     lock.acquire()
     try:
-        return _serve(settings, log_writer, migrate_first=True)
+        return _serve(settings, log_writer, level, migrate_first=True)
     finally:
         lock.release()
 
 
-def _serve(settings: Settings, log_writer: LogWriter, migrate_first: bool) -> int:
+def _serve(settings: Settings, log_writer: LogWriter, level: LevelSwitch, migrate_first: bool) -> int:
     if migrate_first:
         migrate(settings.db)
     _check_database(settings)
@@ -79,7 +82,7 @@ def _serve(settings: Settings, log_writer: LogWriter, migrate_first: bool) -> in
             log_writer,
         )
         return 1 if code == EXIT_REFUSED else code
-    return _run_workers(settings, listener, log_writer)
+    return _run_workers(settings, listener, log_writer, level)
 
 
 def _check_database(settings: Settings) -> None:
@@ -124,7 +127,9 @@ def _run_worker(worker: Callable[[], Worker], listener: socket.socket, log_write
         log_writer.stop()
 
 
-def _run_workers(settings: Settings, listener: socket.socket, log_writer: LogWriter) -> int:
+def _run_workers(
+    settings: Settings, listener: socket.socket, log_writer: LogWriter, level: LevelSwitch
+) -> int:
     # In memory where there is such a place: the files are mapped, and a disk would write them for nothing.
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 made by mkdtemp
     directory = Path(tempfile.mkdtemp(prefix="traffic-manager-metrics-", dir=memory))
@@ -148,8 +153,10 @@ def _run_workers(settings: Settings, listener: socket.socket, log_writer: LogWri
         return _run_worker(worker, listener, log_writer)
 
     patience_s = settings.app.drain_s + FINISH_S + _CLOSE_S
+    parent = Parent(settings.api.workers, work, estate, hearts, patience_s)
+    level.pass_on = parent.pass_on
     try:
-        return Parent(settings.api.workers, work, estate, hearts, patience_s).run()
+        return parent.run()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -185,14 +192,16 @@ def run_relay(settings: Settings) -> int:
     _check_database(settings)
     # Before any thread starts, so that none of them takes a signal: a handler that set an event could meet
     # this thread inside that event's lock.
-    signals = {signal.SIGTERM, signal.SIGINT}
+    signals = {signal.SIGTERM, signal.SIGINT, *SIGNALS}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    level = LevelSwitch(settings.app.log_level)
     metrics = Metrics()
     database = open_database(settings.db, counters_of(metrics))
     database.open()
     outbox = Outbox(settings.kafka, database, metrics)
     outbox.start_relay()
-    signal.sigwait(signals)
+    while (number := signal.sigwait(signals)) in SIGNALS:
+        level.take(number)
     outbox.close()
     database.close()
     return 0

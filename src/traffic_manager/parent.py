@@ -19,6 +19,7 @@ from typing import Protocol
 import structlog
 
 from traffic_manager.monitoring.heartbeats import Heartbeats
+from traffic_manager.monitoring.log_level import SIGNALS
 
 # A worker that ends with this could not start, and neither could its like: the settings have to change.
 EXIT_REFUSED = 78
@@ -35,6 +36,7 @@ _BIRTH_S = 30.0
 _HALTED_AFTER_S = 2.0
 _PR_SET_PDEATHSIG = 1
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+_ALL = (*_STOPS, *SIGNALS)
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +75,7 @@ class Parent:
         self._estate = estate
         self._hearts = hearts
         self._patience_s = patience_s
+        self._pid = os.getpid()
         self._round_at = self._awake_since = time.monotonic()
         self._index_of: dict[int, int] = {}
         self._born: dict[int, float] = {}
@@ -102,10 +105,10 @@ class Parent:
         self._estate.before_fork()
         self._hearts.expect(index, _BIRTH_S)
         parent = os.getpid()
-        # Until the child has handlers of its own and we know its pid, a signal would stop the wrong ones.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        # Until the child has handlers of its own and we know its pid, a signal would reach the wrong ones.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
         if self._is_stopping:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)
             return
         pid = os.fork()
         if pid == 0:
@@ -113,7 +116,7 @@ class Parent:
             os._exit(_run_child(self._work, index))
         self._index_of[pid] = index
         self._born[index] = time.monotonic()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)
 
     def _reap(self) -> None:
         """Wait a moment for a worker to end, and deal with it."""
@@ -177,6 +180,11 @@ class Parent:
         signal.signal(signal.SIGALRM, lambda *_: self._signal_all(signal.SIGKILL))
         signal.setitimer(signal.ITIMER_REAL, self._patience_s)
 
+    def pass_on(self, number: int) -> None:
+        """Tell every worker what we were told. Called by handlers of signals, which workers inherit."""
+        if os.getpid() == self._pid:
+            self._signal_all(number)
+
     def _signal_all(self, number: int) -> None:
         for pid in self._index_of:
             with suppress(ProcessLookupError):
@@ -194,7 +202,7 @@ def _end_with(parent: int) -> None:
 def _run_child(work: Callable[[int], int], index: int) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes it on
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ALL)
     try:
         return work(index)
     except SystemExit as end:

@@ -35,6 +35,7 @@ from traffic_manager.db.migrate import check_schema
 from traffic_manager.db.pool import Counters, open_database
 from traffic_manager.db.store import SqlStore
 from traffic_manager.inheritance import Memory
+from traffic_manager.monitoring.access_log import AccessLog
 from traffic_manager.monitoring.health import (
     DATABASE,
     Check,
@@ -161,6 +162,7 @@ class Worker:
             page_tokens=PageTokens(settings.pepper),
             beat=beat,
             overload=self._overload,
+            access_log=AccessLog(settings.api.access_log_share),
         )
         admission = admission_to(parts)
         self._server = Server(

@@ -36,6 +36,7 @@ from traffic_manager.api.lane import LaneConnection
 from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.pages import PageTokens
 from traffic_manager.config.loading import load_settings
+from traffic_manager.monitoring.access_log import AccessLog
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.ports import Entry, Limit, Table
@@ -84,6 +85,7 @@ def _parts(gate: Gate, *limits: Limit) -> Parts:
         "gate": gate,
         "page_tokens": PageTokens(None),
         "limiter": a_limiter(*limits),
+        "access_log": AccessLog(0.0),
     }
     return Parts(**{**dict.fromkeys((part.name for part in fields(Parts)), nothing), **needed})
 

@@ -25,11 +25,13 @@ from traffic_manager.api.access import Gate
 from traffic_manager.api.app import build_app
 from traffic_manager.api.connection import Connection
 from traffic_manager.api.context import Parts
-from traffic_manager.api.lane import Lane, LaneConnection
+from traffic_manager.api.lane import LaneConnection
 from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.server import Server, bind
+from traffic_manager.api.telling_lane import lane_of
 from traffic_manager.api.write_lane import WriteLane
 from traffic_manager.config.loading import load_settings
+from traffic_manager.monitoring.access_log import AccessLog
 from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.overload import Overload
 from traffic_manager.routing.follower import Follower
@@ -137,7 +139,7 @@ class Twin:
 class Twins:
     """Both, and what they serve: the mirror, and how stale it is."""
 
-    def __init__(self, gate: Gate, limiter: Limiter | None = None) -> None:
+    def __init__(self, gate: Gate, limiter: Limiter | None = None, access_log: float = 0.0) -> None:
         self.follower = FakeFollower()
         self.mirror = Mirror(max_routes=100)
         self.serve({"v2": Entry(URL, 5), "strange": Entry(URL, 6)})
@@ -151,6 +153,7 @@ class Twins:
             "gate": gate,
             "limiter": limiter or a_limiter(),
             "proxies": TrustedProxies([]),
+            "access_log": AccessLog(access_log),
         }
         parts = Parts(**{**dict.fromkeys((part.name for part in fields(Parts)), nothing), **needed})
         self.lane = Twin(parts, in_lanes)
@@ -182,7 +185,7 @@ def a_limiter(*limits: Limit) -> Limiter:
 
 def in_lanes(parts: Parts) -> partial[LaneConnection]:
     """Return what makes connections with both lanes."""
-    return partial(LaneConnection, Lane(parts), WriteLane(parts), parts.metrics, parts.overload)
+    return partial(LaneConnection, lane_of(parts), WriteLane(parts), parts.metrics, parts.overload)
 
 
 def all_of(connection: socket.socket) -> bytes:
@@ -204,10 +207,12 @@ async def _no_lifespan(_app: FastAPI) -> AsyncIterator[None]:
 
 
 @contextmanager
-def the_twins(gate: Gate | None = None, limiter: Limiter | None = None) -> Iterator[Twins]:
+def the_twins(
+    gate: Gate | None = None, limiter: Limiter | None = None, access_log: float = 0.0
+) -> Iterator[Twins]:
     """Start and stop them. *gate*: whom they let in; without one everybody. *limiter*: what it lets through of both
-    together; without one everything."""
-    twins = Twins(gate or Gate(None), limiter)
+    together; without one everything. *access_log*: of which share of the requests they write a line."""
+    twins = Twins(gate or Gate(None), limiter, access_log)
     for twin in (twins.lane, twins.documented):
         twin.start()
     try:

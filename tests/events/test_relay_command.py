@@ -42,6 +42,7 @@ def test_relay_alone_sends_what_a_silent_server_commits(
         records = read_topic(
             kafka.bootstrap_servers, lambda found: any(r.key == key for r in found), TOPIC, timeout_s=30
         )
+        relay.send_signal(signal.SIGUSR1)  # changes the level of its log, and ends nothing
         relay.send_signal(number)
         assert (relay.wait(15), [r.revision for r in records if r.key == key]) == (0, [1])
     finally:

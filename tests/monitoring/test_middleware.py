@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 from structlog.testing import capture_logs
 
+from traffic_manager.monitoring.access_log import AccessLog
 from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.middleware import (
     Message,
@@ -50,7 +51,9 @@ def an_application(metrics: Metrics, *, access_log: bool = False) -> FastAPI:
     app.add_api_route("/health", healthy)
     app.mount("/console", Starlette(routes=[Route("/page/{name}", plain)]))
     app.mount("/static", PlainTextResponse("a file"))
-    app.add_middleware(RequestMonitoring, metrics=metrics, on_error=a_problem, access_log=access_log)
+    app.add_middleware(
+        RequestMonitoring, metrics=metrics, on_error=a_problem, access_log=AccessLog(float(access_log))
+    )
     return app
 
 
@@ -213,7 +216,9 @@ def test_a_request_is_timed_by_the_given_clock() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("x")(scope, receive, send)
 
-    monitoring = RequestMonitoring(app, metrics, lambda: next(ticks), on_error=a_problem)
+    monitoring = RequestMonitoring(
+        app, metrics, lambda: next(ticks), on_error=a_problem, access_log=AccessLog(0.0)
+    )
     asyncio.run(monitoring(a_scope(), nothing_more, ignored))
     shown = values(metrics.render())
     assert shown['api_request_duration_seconds_sum{endpoint="unmatched",method="GET"}'] == 0.25
@@ -226,7 +231,9 @@ def test_a_request_shows_that_its_worker_runs_when_it_begins_and_when_it_ends() 
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
         said.append("answered")
 
-    monitored = RequestMonitoring(app, Metrics(), on_error=a_problem, beat=lambda: said.append("runs"))
+    monitored = RequestMonitoring(
+        app, Metrics(), on_error=a_problem, access_log=AccessLog(0.0), beat=lambda: said.append("runs")
+    )
     asyncio.run(monitored(a_scope(), nothing_more, ignored))
     assert said == ["runs", "answered", "runs"]
 
@@ -237,7 +244,7 @@ def test_a_request_that_is_cancelled_counts_as_left_by_the_client() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise asyncio.CancelledError
 
-    monitoring = RequestMonitoring(app, metrics, on_error=a_problem)
+    monitoring = RequestMonitoring(app, metrics, on_error=a_problem, access_log=AccessLog(0.0))
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(monitoring(a_scope(), nothing_more, ignored))
     assert requests_of(metrics) == {'{endpoint="unmatched",method="GET",status_code="499"}': 1}
@@ -250,9 +257,8 @@ def test_what_is_not_http_passes_untouched() -> None:
         seen.append(scope)
 
     metrics = Metrics()
-    asyncio.run(
-        RequestMonitoring(app, metrics, on_error=a_problem)({"type": "lifespan"}, nothing_more, ignored)
-    )
+    monitoring = RequestMonitoring(app, metrics, on_error=a_problem, access_log=AccessLog(1.0))
+    asyncio.run(monitoring({"type": "lifespan"}, nothing_more, ignored))
     assert seen == [{"type": "lifespan"}]
     assert requests_of(metrics) == {}
 

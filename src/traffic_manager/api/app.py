@@ -101,7 +101,6 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     api.add_exception_handler(RequestValidationError, _on_invalid)
     api.add_exception_handler(HTTPException, _on_http_error)
     api.openapi = lambda: describe(api)  # type: ignore[method-assign] # FastAPI's documented way
-    has_access_log = parts.settings.api.access_log
     api.add_middleware(stream.StreamFront, parts=parts)
     free = free_calls(parts.gate, metrics_are_free=parts.settings.auth.metrics == "open")
     failures = FailedSignIns(parts.settings.limit.failed_sign_ins)
@@ -120,7 +119,7 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
         RequestMonitoring,
         metrics=parts.metrics,
         on_error=_on_bug,
-        access_log=has_access_log,
+        access_log=parts.access_log,
         beat=parts.beat,
     )
     return api

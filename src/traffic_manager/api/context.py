@@ -24,6 +24,7 @@ from traffic_manager.api.reason import reason_in
 from traffic_manager.api.requests import WHOLE_NUMBER
 from traffic_manager.config.settings import Settings
 from traffic_manager.errors import FieldProblem, InvalidInput
+from traffic_manager.monitoring.access_log import AccessLog
 from traffic_manager.monitoring.health import Health
 from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.overload import Overload
@@ -67,6 +68,7 @@ class Parts:
     # Tells the parent, if there is one, that this worker runs.
     beat: Callable[[], None] | None
     overload: Overload
+    access_log: AccessLog
     # Whose snapshot reads the next portion of the mirror.
     scan_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     # So many watchers at a time read the database; other readers keep the rest of the threads.

@@ -17,10 +17,11 @@ import uvicorn
 
 from traffic_manager.api.admission import Admission, most_connections, most_of_address
 from traffic_manager.api.backlog import all_accepted, take_no_more
-from traffic_manager.api.connection import CLOSE, Connection
+from traffic_manager.api.connection import CLOSE
 from traffic_manager.api.context import Parts
 from traffic_manager.api.handshakes import Handshakes
-from traffic_manager.api.lane import Lane, LaneConnection
+from traffic_manager.api.lane import LaneConnection
+from traffic_manager.api.telling_lane import lane_of
 from traffic_manager.api.write_lane import WriteLane
 
 # In-flight requests have this long to finish; a long poll is let go at once.
@@ -135,12 +136,8 @@ class Server(uvicorn.Server):
 
 
 def admission_to(parts: Parts) -> Admission:
-    """Return what makes the protocol of a new connection. With an access log there is no lane: it writes no lines,
-    for it would spend longer on them than on its answers."""
-    if parts.settings.api.access_log:
-        protocol: Callable[..., Connection] = partial(Connection, parts.metrics, parts.overload)
-    else:
-        protocol = partial(LaneConnection, Lane(parts), WriteLane(parts), parts.metrics, parts.overload)
+    """Return what makes the protocol of a new connection."""
+    protocol = partial(LaneConnection, lane_of(parts), WriteLane(parts), parts.metrics, parts.overload)
     most = most_connections(parts.settings)
     most_here = most_of_address(parts.settings, most)
     return Admission(protocol, parts.metrics, parts.overload, parts.proxies, most, most_here)

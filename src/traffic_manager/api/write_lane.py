@@ -24,8 +24,7 @@ from traffic_manager.api.context import Parts, author_of
 from traffic_manager.api.problems import Headers, instance_of, render, render_internal
 from traffic_manager.api.writes import Rendered, operation_of, rendered
 from traffic_manager.errors import RateLimited, TrafficManagerError
-from traffic_manager.monitoring.failure_lines import FailureLines
-from traffic_manager.monitoring.middleware import CORRELATION_HEADER, correlation_id, say_answered
+from traffic_manager.monitoring.middleware import CORRELATION_HEADER, correlation_id
 from traffic_manager.routing.operations import Author, Operation, Verb
 from traffic_manager.routing.registry import Written
 from traffic_manager.routing.resolver import CATCH_UP_S
@@ -81,7 +80,6 @@ class WriteLane:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._failures = FailureLines()
 
     def plain_write(self, connection: Connection) -> PlainWrite | None:
         """Return the write whose head was parsed on *connection*; None if it is for the documented route."""
@@ -101,7 +99,7 @@ class WriteLane:
         except TrafficManagerError:
             return None  # the documented route says so, before it reads the body
         key = [name.decode() for name in names.groups()] if names else None
-        return PlainWrite(self._parts, connection, call, key, principal, author, self._failures)
+        return PlainWrite(self._parts, connection, call, key, principal, author)
 
 
 class PlainWrite(RequestResponseCycle):
@@ -116,9 +114,7 @@ class PlainWrite(RequestResponseCycle):
         names: Sequence[str] | None,
         principal: Principal,
         author: Author,
-        failures: FailureLines,
     ) -> None:
-        self._failures = failures
         self._began = perf_counter()
         self._parts = parts
         self._connection = connection
@@ -221,10 +217,8 @@ class PlainWrite(RequestResponseCycle):
     def _record(self, status: int) -> None:
         call, seconds = self._call, perf_counter() - self._began
         self._parts.metrics.observe_request(call.method, call.path_format, status, seconds)
-        is_told = status >= 500 and self._failures.admit()
-        say, path = log.warning if is_told else log.debug, self._path.decode()
-        facts = call.method, path, call.path_format, status, seconds
-        say_answered(say, *facts, correlation_id=self._correlation_id)
+        facts = call.method, self._path.decode(), call.path_format, status, seconds
+        self._parts.access_log.answered(*facts, correlation_id=self._correlation_id)
 
 
 def _is_plain(headers: Headers) -> bool:

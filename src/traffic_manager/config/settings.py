@@ -74,7 +74,8 @@ class AppSettings(Section):
         description="`development`, `staging` or `production`: sets the defaults below.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="The least severe log line that is written."
+        "INFO",
+        description="The least severe log line that is written. SIGUSR1 makes it DEBUG, SIGUSR2 this again.",
     )
     log_format: Literal["json", "console"] | None = Field(
         None, description="`json` or `console`. Default: `console` in development, else `json`."
@@ -301,10 +302,16 @@ class ApiSettings(Section):
     forwarded_header: Literal["x-forwarded-for", "forwarded"] = Field(
         "x-forwarded-for", description="In which header they tell it."
     )
-    access_log: bool = Field(
-        False, description="Log every request; resolves and changes then go the slower, documented way."
+    access_log: bool = Field(False, description="Write a line for each answered request; see docs/logs.md.")
+    access_log_sample: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Of this share of them, drawn at random; those that fail (5xx) have theirs anyhow."
     )
     docs: bool | None = Field(None, description="Serve `/docs`. Default: on, but off in production.")
+
+    @property
+    def access_log_share(self) -> float:
+        """Of which share of the requests lines are written."""
+        return self.access_log_sample if self.access_log else 0.0
 
 
 class CacheSettings(Section):

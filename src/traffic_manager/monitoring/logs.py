@@ -3,7 +3,7 @@
 `cli` calls `configure_logging` once, before anything else is built. Modules log a static event name and its
 facts: `structlog.get_logger(__name__).info("route_activated", route=str(key), revision=5)`. Facts that are
 bound with `structlog.contextvars`, such as `correlation_id`, stand in every line of their request; a thread
-that works for several requests binds them itself.
+that works for several requests binds them itself. docs/logs.md has every event; a test holds it against the source.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from traffic_manager.monitoring.log_lines import ConsoleLines, json_line
 from traffic_manager.monitoring.log_writer import LogWriter
+from traffic_manager.monitoring.repeats import Repeats
 
 # They bring handlers of their own, which would write every line a second time and in another shape.
 _TAKEN_OVER = ("uvicorn", "uvicorn.error", "uvicorn.access", "alembic")
@@ -34,19 +35,35 @@ def configure_logging(level: str, as_json: bool, fd: int = 1) -> LogWriter:
     be run with `log_config=None`, or it sets up handlers again."""
     writer = LogWriter(fd)
     render = json_line if as_json else ConsoleLines(os.isatty(fd))
+    repeats = Repeats()
     structlog.configure(
         processors=[
+            repeats,
             structlog.processors.add_log_level,
             structlog.stdlib.add_logger_name,
             *_complete,
             lambda _logger, _method, facts: render(facts),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
+        wrapper_class=_Levelled,
         logger_factory=lambda *names: _Lines(writer.write, *names),
         cache_logger_on_first_use=True,
     )
-    _take_over_stdlib(level, _Handler(writer.write, render))
+    _take_over_stdlib(_Handler(writer.write, render, repeats))
+    set_level(level)
     return writer
+
+
+def set_level(level: str) -> None:
+    """Write events from *level* on in this process, from now on. Costs nothing later: loggers that exist, which are
+    kept by whoever has them, get other methods."""
+    for name, method in vars(structlog.make_filtering_bound_logger(level.lower())).items():
+        if not name.startswith("__"):
+            setattr(_Levelled, name, method)
+    logging.getLogger().setLevel(level.upper())
+
+
+class _Levelled(structlog.BoundLoggerBase):
+    """A logger whose methods `set_level` has set."""
 
 
 class _Lines:
@@ -60,14 +77,19 @@ class _Lines:
 class _Handler(logging.Handler):
     """Brings records of the standard library's logging into the same lines."""
 
-    def __init__(self, write: Callable[[bytes], None], render: Callable[[EventDict], bytes]) -> None:
+    def __init__(
+        self, write: Callable[[bytes], None], render: Callable[[EventDict], bytes], repeats: Repeats
+    ) -> None:
         super().__init__()
         self._write = write
         self._render = render
+        self._repeats = repeats
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._write(self._render(_facts(record)))
+            # Their events are no static names: what such a logger says counts as one.
+            if self._repeats.admit(record.name):
+                self._write(self._render(_facts(record)))
         except Exception:
             self.handleError(record)
 
@@ -83,14 +105,13 @@ def _facts(record: logging.LogRecord) -> EventDict:
     return facts
 
 
-def _take_over_stdlib(level: str, handler: logging.Handler) -> None:
+def _take_over_stdlib(handler: logging.Handler) -> None:
     root = logging.getLogger()
     for known in root.handlers[:]:
         # Not subclasses: those were put there on purpose, such as the ones that test runners capture with.
         if type(known) in (logging.StreamHandler, _Handler):
             root.removeHandler(known)
     root.addHandler(handler)
-    root.setLevel(level.upper())
     for name in _TAKEN_OVER:
         taken = logging.getLogger(name)
         taken.handlers.clear()

@@ -18,7 +18,7 @@ from typing import Any, cast
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from traffic_manager.monitoring.failure_lines import FailureLines
+from traffic_manager.monitoring.access_log import AccessLog
 from traffic_manager.monitoring.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics
 
 # Any: the types of the ASGI specification, whose values depend on their keys.
@@ -27,7 +27,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Say = Callable[..., None]
 OnError = Callable[[Scope, Receive, Send, str], Awaitable[None]]
 
 CORRELATION_HEADER = b"x-correlation-id"
@@ -60,9 +59,9 @@ class RequestMonitoring:
     """Watches the requests that *app* answers.
 
     *clock*: monotonic seconds. *on_error* answers a request that failed unexpectedly, if no answer has begun.
-    *access_log*: write one line per request at level info, else at level debug; failed ones (5xx) at level warning,
-    so many a minute. *beat* is called whenever a request begins or ends: while the event loop takes one after the
-    other of thousands that came at once, its timers wait for all of them, and still it is not wedged.
+    *access_log* writes the lines of answered requests. *beat* is called whenever a request begins or ends: while the
+    event loop takes one after the other of thousands that came at once, its timers wait for all of them, and still it
+    is not wedged.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class RequestMonitoring:
         clock: Callable[[], float] = time.perf_counter,
         *,
         on_error: OnError,
-        access_log: bool = False,
+        access_log: AccessLog,
         beat: Callable[[], None] | None = None,
     ) -> None:
         self._app = app
@@ -81,7 +80,6 @@ class RequestMonitoring:
         self._clock = clock
         self._on_error = on_error
         self._access_log = access_log
-        self._failures = FailureLines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an HTTP request on and record it; leave everything else alone."""
@@ -116,19 +114,8 @@ class RequestMonitoring:
     def _record(self, scope: Scope, answer: _Answer, seconds: float) -> None:
         endpoint, status = route_template(scope), answer.status or 500
         self._metrics.observe_request(scope["method"], endpoint, status, seconds)
-        say = log.info if self._access_log else log.debug
-        # Under overload a line each would be most of the work.
-        if status >= 500 and not scope["state"].get("is_shed") and self._failures.admit():
-            say = log.warning
-        say_answered(say, _method(scope), scope["path"], endpoint, status, seconds)
-
-
-def say_answered(
-    say: Say, method: str, path: str, endpoint: str, status: int, seconds: float, **facts: str
-) -> None:
-    """Write the line of an answered request."""
-    facts |= {"method": method, "path": path, "endpoint": endpoint}
-    say("request_answered", status=status, seconds=round(seconds, 6), **facts)
+        is_shed = scope["state"].get("is_shed", False)
+        self._access_log.answered(_method(scope), scope["path"], endpoint, status, seconds, is_shed=is_shed)
 
 
 class _Answer:
