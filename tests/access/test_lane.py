@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from http.client import HTTPResponse
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -214,7 +216,29 @@ def test_no_secret_is_kept_with_the_heads(keyring: Keyring) -> None:
     kept: list[bytes] = []
     lane = Lane.__new__(Lane)
     lane._gate = Gate(keyring)
-    head = a_request(f"X-API-Key: {OWN}")
-    kept.append(lane._kept_as(head))
+    headers = a_request(f"X-API-Key: {OWN}").partition(b" HTTP/1.1")[2]
+    kept.append(lane._kept_as(headers))
     assert str(OWN).encode() not in b"".join(kept)
-    assert kept == [lane._kept_as(head)]
+    assert kept == [lane._kept_as(headers)]
+
+
+def test_same_headers_after_a_revocation_open_no_other_route(twins: Twins, keyring: Keyring) -> None:
+    """On one connection what follows the line is only compared with the request before."""
+    shows = f"X-API-Key: {OWN}"
+    first, second = a_request(shows), a_request(shows, version="strange")
+    try:
+        with twins.lane.connect() as connection:
+            for request in (first, second, first):
+                assert _asked_on(connection, request) == 200
+            keyring.load([key for key in IN_FORCE if key.id != OWN.key_id])
+            assert [_asked_on(connection, request) for request in (first, second)] == [401, 401]
+    finally:
+        keyring.load(IN_FORCE)
+
+
+def _asked_on(connection: socket.socket, request: bytes) -> int:
+    connection.sendall(request)
+    answer = HTTPResponse(connection)
+    answer.begin()
+    answer.read()
+    return answer.status

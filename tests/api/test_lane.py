@@ -133,6 +133,39 @@ def test_heads_that_came_before_are_answered_alike(twins: Twins, picked: list[by
     assert fast == comparable(twins.documented.exchange(b"".join(picked)))
 
 
+LINES = [target_of(), target_of(version="strange"), target_of(version="v9")]
+MANNERS: list[list[tuple[str, str]]] = [
+    [],
+    [("If-None-Match", TAG)],
+    [("X-Correlation-ID", "one")],
+    [("x-correlation-id", "two"), ("If-None-Match", TAG)],
+    [("Accept", "*/*"), ("X-Correlation-ID", "three")],
+    [("X-CORRELATION-ID", "four")],
+    [("Accept", "a\r\nX-Correlation-ID: five"), ("X-Correlation-ID", "five")],
+]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    picked=st.lists(st.tuples(st.sampled_from(LINES), st.sampled_from(MANNERS)), min_size=2, max_size=12),
+)
+def test_lines_and_headers_that_came_apart_are_answered_alike(
+    twins: Twins, picked: list[tuple[str, list[tuple[str, str]]]]
+) -> None:
+    """They are remembered apart, and what follows the line is compared with the request before."""
+    fast, documented = twins.answers(*(a_request(line, *headers) for line, headers in picked))
+    assert fast == documented
+
+
+def test_a_line_and_headers_that_came_apart_are_not_parsed_again(
+    twins: Twins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins.lane.exchange(a_request(LINES[0], *MANNERS[1]), a_request(LINES[1]))
+    monkeypatch.setattr(LaneConnection, "on_message_begin", None)
+    again = twins.lane.exchange(a_request(LINES[1], *MANNERS[1]), a_request(LINES[0]))
+    assert again.count(b"HTTP/1.1 ") == 2
+
+
 def test_a_head_that_came_before_is_not_parsed_again(twins: Twins, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the comparison above would compare nothing new."""
     twins.lane.exchange(*PLAIN[:3])

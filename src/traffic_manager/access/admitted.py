@@ -68,9 +68,10 @@ class Admitted:
         """Return whether the credential of *mark* was admitted lately, is in force, and may resolve there. False is
         no refusal: it has to be checked. The lane asks this of every request."""
         entry = self._entries.get(mark) if mark is not None else None
-        if entry is None or self.now() >= entry.expires_at:
+        if entry is None:
             return False
-        return covers(entry.principal.resolvable, tenant, env)
+        principal, expires_at = entry
+        return self.now() < expires_at and covers(principal.resolvable, tenant, env)
 
     def counted_as(self, mark: bytes | None) -> str:
         """Return as whom those with the credential of *mark* are counted, of which `permits_resolve` has just

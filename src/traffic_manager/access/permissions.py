@@ -189,7 +189,7 @@ def covers(places: Container[Place], tenant: str | None, env: str | None) -> boo
     """Return whether *places* hold that tenant's environment (None: all of them). This is the decision; it looks at
     the names alone, never at what is there."""
     return (
-        (tenant, env) in places or (tenant, None) in places or (None, None) in places or (None, env) in places
+        (None, None) in places or (tenant, None) in places or (tenant, env) in places or (None, env) in places
     )
 
 

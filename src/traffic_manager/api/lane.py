@@ -14,7 +14,7 @@ from hashlib import sha256
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from traffic_manager.api.connection import CLOSE, Connection, as_bytes
+from traffic_manager.api.connection import CLOSE, MAX_HEAD_BYTES, Connection, as_bytes
 from traffic_manager.api.context import Parts
 from traffic_manager.api.kept import Kept
 from traffic_manager.api.problems import Headers, render
@@ -38,28 +38,46 @@ _ASKS_FOR_MORE = frozenset(
 # As most clients write it. Looked for as it is: to search for every spelling takes longer than to parse the head.
 _ID_SPELLINGS = (b"\r\nX-Correlation-ID: ", b"\r\nx-correlation-id: ", b"\r\nX-Correlation-Id: ")
 
-# 5,000 routes' answers take 4 MB, and 5,000 heads 2 to 4 MB. More than these would be better spent on the mirror.
+# 5,000 routes' answers take 4 MB, and 5,000 request lines 3 MB. More than these would be better spent on the mirror.
 _RENDERED_BYTES = 8 * 1024 * 1024
-_HEADS_BYTES = 8 * 1024 * 1024
+_LINES_BYTES = 8 * 1024 * 1024
+# Of headers there are as many as clients that do not keep to one connection each: proxies, above all.
+_MANNERS_BYTES = 2 * 1024 * 1024
+# With a request line of a plain resolve before them, a head of such headers is not too large.
+_MOST_HEADER_BYTES = MAX_HEAD_BYTES // 2
 _OBJECT_BYTES = 400  # of the Python objects around the bytes, measured with tracemalloc
 _IDS_AT_ONCE = 256
+_VERSION = b" HTTP/1.1"
 _END = b"\r\n\r\n"
 _LAST = b"\r\nconnection: close\r\n\r\n"
 
 
 class Asked(NamedTuple):
-    """A plain resolve, as its head was parsed."""
+    """What a plain resolve asks for: all that its request line says."""
 
     key: str  # the text of the route's key
     tenant: str
     env: str
-    mark: bytes | None  # of the credential in it; None without: then the connection's certificate counts
+
+
+class Manner(NamedTuple):
+    """How it asks: what its headers say, but for its correlation id."""
+
+    mark: bytes | None  # of the credential in them; None without: then the connection's certificate counts
     if_none_match: bytes | None
     is_last: bool  # the client wants no further answer on this connection
 
 
+# A plain resolve, with its own correlation id.
+Plain = tuple[Asked, Manner, bytes | None]
+_NO_MANNER = Manner(None, None, False)
+
+
 class Lane:
-    """What the connections of one worker share: parsed heads, answers rendered as bytes, and counts of them."""
+    """What the connections of one worker share: parsed heads, answers rendered as bytes, and counts of them.
+
+    Of a head, the request line and what follows it are remembered apart: a client asks for many routes in one manner.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self._mirror = parts.mirror
@@ -75,42 +93,41 @@ class Lane:
         self._counted_as = parts.gate.counted_as
         self._count_flagged = parts.metrics.tm_resolve_flagged_total.inc
         self._rendered: Kept[str, Rendered] = Kept(_RENDERED_BYTES, _size_of_rendered)
-        self._heads: Kept[bytes, Asked] = Kept(_HEADS_BYTES, _size_of_head)
+        self._lines: Kept[bytes, Asked] = Kept(_LINES_BYTES, _size_of_line)
+        self._manners: Kept[bytes, Manner] = Kept(_MANNERS_BYTES, _size_of_manner)
         self._ids = _new_ids()
         self._front = Front([], Head("", 0, 0), 0, None)
 
-    def parsed_before(self, head: bytes) -> tuple[Asked, bytes | None] | None:
-        """Return how *head*, all of a request, was parsed when it came before, and its own correlation id."""
-        asked = self._heads.get(self._kept_as(head))
-        if asked is not None and b"\0" not in head:  # else it is no head, but what `_split` makes of one
-            return asked, None
-        without, correlation_id = _split(head)
-        if correlation_id is not None:
-            asked = self._heads.get(self._kept_as(without))
-            if asked is not None:
-                return asked, correlation_id
-        return None
+    def asked_before(self, line: bytes) -> Asked | None:
+        """Return what was asked for when *line*, the first of a head, came before."""
+        return self._lines.get(line)
 
-    def remember(self, head: bytes, asked: Asked, correlation_id: bytes | None) -> None:
-        """Take note that *head*, all of a request, is parsed as *asked*. Another well-formed correlation id in
-        the place of one that was taken over would be parsed the same."""
-        without, found = _split(head)
-        if correlation_id is None:
-            self._heads.put(self._kept_as(head), asked)
-        elif found == correlation_id:
-            self._heads.put(self._kept_as(without), asked)
+    def manner_before(self, headers: bytes) -> Manner | None:
+        """Return how *headers*, all of a head but its first line, were parsed when they came before."""
+        return self._manners.get(self._kept_as(headers))
 
-    def _kept_as(self, head: bytes) -> bytes:
-        """Return what stands for *head* in memory: a hash if it may hold a credential."""
-        return head if self._gate.is_open else sha256(head).digest()
+    def remember(self, line: bytes, headers: bytes, asked: Asked, manner: Manner) -> None:
+        """Take note of how a head of *line* and *headers* is parsed. Any other line of a plain resolve before these
+        headers, and any other headers of one after this line, are parsed the same."""
+        self._lines.put(line, asked)
+        self._manners.put(self._kept_as(headers), manner)
+
+    def _kept_as(self, headers: bytes) -> bytes:
+        """Return what stands for *headers* in memory: a hash if they may hold a credential."""
+        return headers if self._gate.is_open else sha256(headers).digest()
 
     def answer(
-        self, asked: Asked, mark: bytes | None, correlation_id: bytes | None, general: Headers
+        self,
+        asked: Asked,
+        manner: Manner,
+        mark: bytes | None,
+        correlation_id: bytes | None,
+        general: Headers,
     ) -> bytes | None:
         """Return the whole answer to whom *mark* stands for, beginning with the *general* headers; None if the mirror
         cannot tell."""
         if self._overload.refuses_resolves and self._overload.refuses(Load.RESOLVES):
-            return self._refusal(Overloaded(), asked, correlation_id, general)
+            return self._refusal(Overloaded(), manner, correlation_id, general)
         began = perf_counter()
         key, mirror = asked.key, self._mirror
         kept = self._rendered.get(key)
@@ -122,22 +139,22 @@ class Lane:
             try:
                 self._limiter.charge_resolve(self._counted_as(mark), asked.tenant)
             except RateLimited as error:
-                return self._refusal(error, asked, correlation_id, general)
+                return self._refusal(error, manner, correlation_id, general)
         front = self._front_of(general, kept.as_of)
         request_id = correlation_id or next(self._ids)
-        end = _LAST if asked.is_last and not front.closes else _END
-        status, answer = kept.answer(front, request_id, end, asked.if_none_match)
+        end = _LAST if manner.is_last and not front.closes else _END
+        status, answer = kept.answer(front, request_id, end, manner.if_none_match)
         self._count(status, perf_counter() - began)
         return answer
 
     def _refusal(
-        self, error: TrafficManagerError, asked: Asked, correlation_id: bytes | None, general: Headers
+        self, error: TrafficManagerError, manner: Manner, correlation_id: bytes | None, general: Headers
     ) -> bytes:
         request_id = correlation_id or next(self._ids)
         status, headers, body = render(error, RESOLVE_PATH, request_id.decode())
         self._observe("GET", RESOLVE_ENDPOINT, status, 0.0)
         headers += [(b"content-length", b"%d" % len(body)), (CORRELATION_HEADER, request_id)]
-        if asked.is_last and CLOSE not in general:
+        if manner.is_last and CLOSE not in general:
             headers.append(CLOSE)
         return as_bytes(status, [*general, *headers], body)
 
@@ -175,7 +192,7 @@ class LaneConnection(Connection):
     """A connection with lanes: what is neither a plain resolve nor a plain write goes to the application, as on any
     other."""
 
-    __slots__ = ("_lane", "_messages", "_taken", "_write", "_writes")
+    __slots__ = ("_headers", "_lane", "_manner", "_messages", "_taken", "_write", "_writes")
 
     def __init__(
         self, lane: Lane, writes: WriteLane, *arguments: Any, **more: Any
@@ -184,7 +201,9 @@ class LaneConnection(Connection):
         self._lane = lane
         self._writes = writes
         self._messages = 0  # that began in the data at hand
-        self._taken: tuple[Asked, bytes | None] | None = None  # the last of them, if it was answered here
+        self._taken: Plain | None = None  # the last of them, if it was answered here
+        # What followed the line of the last plain resolve, and what it says: a client mostly sends the same again.
+        self._headers, self._manner = b"", _NO_MANNER
         self._write: PlainWrite | None = None  # whose body is on its way
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -193,17 +212,46 @@ class LaneConnection(Connection):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Answer a head that came before without parsing it again; parse anything else."""
+        """Answer a head whose parts came before without parsing it again; parse anything else."""
         if not self.is_between or not data.startswith(b"GET "):
             super().data_received(data)
             return
-        before = self._lane.parsed_before(data)
-        if before is not None and self._answer(*before):
+        line, _, headers = data.partition(_VERSION)
+        if self._answer_again(line, headers):
             return
         self._messages, self._taken = 0, None
         super().data_received(data)
         if self._messages == 1 and self._taken is not None and self.is_between:
-            self._lane.remember(data, *self._taken)
+            self._remember(line, headers, *self._taken)
+
+    def _answer_again(self, line: bytes, headers: bytes) -> bool:
+        """Answer if it is known what *line* and *headers*, all of a head, say."""
+        asked = self._lane.asked_before(line)
+        if asked is None or b"\0" in headers:  # else they are none, but what `_split` makes of some
+            return False
+        if headers == self._headers:
+            return self._answer(asked, self._manner, None)
+        without, correlation_id = _split(headers)
+        kept = headers if correlation_id is None else without
+        if kept != self._headers:
+            manner = self._lane.manner_before(kept)
+            if manner is None:
+                return False
+            self._headers, self._manner = kept, manner
+        return self._answer(asked, self._manner, correlation_id)
+
+    def _remember(
+        self, line: bytes, headers: bytes, asked: Asked, manner: Manner, correlation_id: bytes | None
+    ) -> None:
+        """Take note of what a head says. Another well-formed correlation id in the place of one that was taken over
+        would be parsed the same."""
+        if line != b"GET %b" % self.url or len(headers) > _MOST_HEADER_BYTES:
+            return
+        without, found = _split(headers)
+        if correlation_id is None:
+            self._lane.remember(line, headers, asked, manner)
+        elif found == correlation_id:
+            self._lane.remember(line, without, asked, manner)
 
     def on_message_begin(self) -> None:
         """Called by the parser."""
@@ -258,8 +306,8 @@ class LaneConnection(Connection):
         if write.body:
             super().on_body(bytes(write.body))
 
-    def _as_plain_resolve(self) -> tuple[Asked, bytes | None] | None:
-        """Return what is asked for, and the correlation id; None if it is for the documented route."""
+    def _as_plain_resolve(self) -> Plain | None:
+        """Return what is asked for; None if it is for the documented route."""
         names = _names_in(self.url)
         if names is None or b".." in self.url or self.parser.get_method() != b"GET":
             return None
@@ -276,23 +324,23 @@ class LaneConnection(Connection):
         key = b"/".join(names.groups()).decode()
         tenant, _, env, _ = key.split("/")
         mark, is_last = self._lane.mark_of(self.headers), not self.parser.should_keep_alive()
-        return Asked(key, tenant, env, mark, if_none_match, is_last), accepted_id(given_ids)
+        return Asked(key, tenant, env), Manner(mark, if_none_match, is_last), accepted_id(given_ids)
 
-    def _answer(self, asked: Asked, correlation_id: bytes | None) -> bool:
+    def _answer(self, asked: Asked, manner: Manner, correlation_id: bytes | None) -> bool:
         """Answer, if it is this request's turn and the mirror can tell."""
-        mark = asked.mark
+        mark = manner.mark
         if mark is None and self.certificate is not None:
             mark = self.certificate.mark
         if not self._lane.permits(mark, asked.tenant, asked.env):
             return False  # not admitted lately, or not permitted: the documented route tells
         if self.is_waiting or self.transport.is_closing():
             return False
-        answer = self._lane.answer(asked, mark, correlation_id, self.server_state.default_headers)
+        answer = self._lane.answer(asked, manner, mark, correlation_id, self.server_state.default_headers)
         if answer is None:
             return False
         self.transport.write(answer)
         self.answered()
-        if asked.is_last or self._lane.closes():
+        if manner.is_last or self._lane.closes():
             self.transport.close()
         return True
 
@@ -304,22 +352,26 @@ def _new_ids() -> Iterator[bytes]:
         yield from (digits[i : i + 24] for i in range(0, len(digits), 24))
 
 
-def _split(head: bytes) -> tuple[bytes, bytes | None]:
-    """Return *head* with NUL in the place of its correlation id, and that id; None without a well-formed one. No
+def _split(headers: bytes) -> tuple[bytes, bytes | None]:
+    """Return *headers* with NUL in the place of their correlation id, and that id; None without a well-formed one. No
     head that is parsed holds NUL."""
     for spelling in _ID_SPELLINGS:
-        at = head.find(spelling)
+        at = headers.find(spelling)
         if at >= 0:
             begin = at + len(spelling)
-            end = head.find(b"\r", begin)
-            given = head[begin:end]
-            return b"%b\0%b" % (head[:begin], head[end:]), accepted_id([given])
-    return head, None
+            end = headers.find(b"\r", begin)
+            given = headers[begin:end]
+            return b"%b\0%b" % (headers[:begin], headers[end:]), accepted_id([given])
+    return headers, None
 
 
 def _size_of_rendered(text: str, answer: Rendered) -> int:
     return len(text) + answer.size() + _OBJECT_BYTES
 
 
-def _size_of_head(head: bytes, asked: Asked) -> int:
-    return len(head) + len(asked.key) + len(asked.if_none_match or b"") + _OBJECT_BYTES
+def _size_of_line(line: bytes, asked: Asked) -> int:
+    return len(line) + 2 * len(asked.key) + _OBJECT_BYTES
+
+
+def _size_of_manner(headers: bytes, manner: Manner) -> int:
+    return len(headers) + len(manner.if_none_match or b"") + _OBJECT_BYTES
