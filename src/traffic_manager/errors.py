@@ -178,6 +178,17 @@ class KeyNotFound(TrafficManagerError):
         super().__init__("no such key")
 
 
+class KeyIssuedBefore(TrafficManagerError):
+    """The same request was done before and made the key *key_id*, whose text was shown then and is kept nowhere."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(
+            f"this request was done before: it made the key {key_id}, whose text was shown then and is kept nowhere; "
+            "if it was lost, revoke that key and ask with another Idempotency-Key"
+        )
+        self.key_id = key_id
+
+
 class KeysUnavailable(TrafficManagerError):
     """Keys can be neither made nor checked here."""
 

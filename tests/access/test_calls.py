@@ -223,6 +223,41 @@ class TestKeys:
         assert found == sorted(set(found))
         assert len(found) == len(admin.get(KEYS, params={"page_size": 500}).json()["keys"])
 
+    def test_request_that_is_sent_again_is_done_once(self, admin: httpx2.Client) -> None:
+        def ask(call: str, name: str, body: Json | None = None) -> httpx2.Response:
+            return admin.post(f"{KEYS}{call}", json=body, headers={"Idempotency-Key": name})
+
+        wanted = {"owner": "once", "grants": [{"role": "viewer"}]}
+        made = ask("", "made", wanted).json()
+        rotated = ask(f"/{made['id']}/rotate", "rotated", {}).json()
+        for issued, again in (
+            (made, ask("", "made", wanted)),
+            (rotated, ask(f"/{made['id']}/rotate", "rotated", {})),
+        ):
+            assert (again.status_code, code_of(again)) == (409, "key-issued-before")
+            assert again.json()["key_id"] == issued["id"]
+            assert issued["key"] not in again.text
+        revoked, same = (ask(f"/{made['id']}/revoke", "revoked") for _ in range(2))
+        assert (same.status_code, same.content) == (200, revoked.content)
+        assert same.headers["TM-Revision"] == revoked.headers["TM-Revision"]
+        assert (same.headers["Idempotency-Replayed"], revoked.headers.get("Idempotency-Replayed")) == (
+            "?1",
+            None,
+        )
+        owned = [
+            key for key in admin.get(KEYS, params={"page_size": 500}).json()["keys"] if key["owner"] == "once"
+        ]
+        assert len(owned) == 2
+
+    def test_one_name_for_two_requests_is_refused(self, admin: httpx2.Client) -> None:
+        wanted = {"owner": "twice", "grants": [{"role": "viewer"}]}
+        named = {"Idempotency-Key": "twice"}
+        assert admin.post(KEYS, json=wanted, headers=named).status_code == 201
+        other = admin.post(KEYS, json={**wanted, "owner": "other"}, headers=named)
+        assert (other.status_code, code_of(other)) == (422, "idempotency-key-reused")
+        limit = admin.put("/api/v1/limits/tenant/team-a", json={"writes": 1000}, headers=named)
+        assert (limit.status_code, code_of(limit)) == (422, "idempotency-key-reused")
+
     def test_rotation_lets_both_in_and_revocation_nobody(self, node: Node, admin: httpx2.Client) -> None:
         old = issued(admin, "viewer:a/prod")
         new = admin.post(f"{KEYS}/{old['id']}/rotate", json={"overlap_seconds": 60})

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -18,7 +19,14 @@ from traffic_manager.access.key_registry import DEFAULT_LIFETIME, DEFAULT_OVERLA
 from traffic_manager.access.keyring import Keyring
 from traffic_manager.access.permissions import Principal
 from traffic_manager.db.key_store import SqlKeyStore
-from traffic_manager.errors import Forbidden, KeyNotFound, KeysUnavailable, Unauthenticated
+from traffic_manager.errors import (
+    Forbidden,
+    IdempotencyKeyReused,
+    KeyIssuedBefore,
+    KeyNotFound,
+    KeysUnavailable,
+    Unauthenticated,
+)
 from traffic_manager.routing.ports import NameFilter
 
 ADMIN = a_principal("admin:*/*")
@@ -54,6 +62,7 @@ class Keys:
 def keys(sql_engine: SqlEngine) -> Iterator[Keys]:
     yield Keys(sql_engine)
     sql_engine.run("delete from api_keys")
+    sql_engine.run("delete from receipts")
 
 
 def test_new_key_lets_its_owner_in_with_its_grants(keys: Keys) -> None:
@@ -127,12 +136,12 @@ def test_feed_tells_that_keys_changed_and_readers_of_routes_see_nothing_of_it(ke
 
 def test_revoked_key_lets_nobody_in_and_stays_in_the_list(keys: Keys) -> None:
     issued = keys.create()
-    head, revoked = keys.registry.revoke(ADMIN, AUTHOR, issued.key.id)
-    assert head.revision == 2
-    assert revoked.revoked_at is not None
+    revoked = keys.registry.revoke(ADMIN, AUTHOR, issued.key.id)
+    assert revoked.head.revision == 2
+    assert revoked.key.revoked_at is not None
     assert not keys.lets_in(issued.secret)
     _, listed = keys.registry.keys(ADMIN)
-    assert listed == [revoked]
+    assert listed == [revoked.key]
 
 
 def test_revoking_twice_changes_nothing_the_second_time(keys: Keys) -> None:
@@ -219,3 +228,54 @@ def test_without_a_pepper_no_key_is_made(sql_engine: SqlEngine) -> None:
     with pytest.raises(KeysUnavailable):
         registry.create(ADMIN, AUTHOR, "alice", [a_grant("viewer:*/*")], DEFAULT_LIFETIME)
     assert sql_engine.store.look_up([]).head.revision == 0
+
+
+ONCE = replace(AUTHOR, idempotency_key="once")
+WANTED = [a_grant("viewer:team-a/prod")]
+
+
+class TestDoneOnce:
+    """A request with an idempotency key that comes again, as after a broken connection."""
+
+    def test_one_key_is_made_and_whoever_asks_again_is_told_which(self, keys: Keys) -> None:
+        issued = keys.registry.create(ADMIN, ONCE, "alice", WANTED, DEFAULT_LIFETIME)
+        with pytest.raises(KeyIssuedBefore) as told:
+            keys.registry.create(ADMIN, ONCE, "alice", WANTED, DEFAULT_LIFETIME)
+        assert told.value.key_id == issued.key.id
+        assert len(keys.registry.keys(ADMIN)[1]) == 1
+        assert keys.lets_in(issued.secret)
+
+    def test_rotation_makes_one_key_even_when_the_old_one_has_ended(self, keys: Keys) -> None:
+        old = keys.create()
+        asked = (ADMIN, ONCE, old.key.id, timedelta(0), DEFAULT_LIFETIME)
+        issued = keys.registry.rotate(*asked)
+        with pytest.raises(KeyIssuedBefore) as told:
+            keys.registry.rotate(*asked)
+        assert told.value.key_id == issued.key.id
+        assert len(keys.registry.keys(ADMIN)[1]) == 2
+
+    def test_nothing_that_is_kept_of_it_holds_a_secret_or_a_digest(self, keys: Keys) -> None:
+        issued = keys.registry.create(ADMIN, ONCE, "alice", WANTED, DEFAULT_LIFETIME)
+        ((answer, request),) = keys.engine.rows("select answer, request from receipts")
+        assert answer == issued.key.id
+        assert bytes(request) != issued.secret.digest(PEPPER)
+
+    def test_revocation_is_answered_as_it_was(self, keys: Keys) -> None:
+        issued = keys.create()
+        first = keys.registry.revoke(ADMIN, ONCE, issued.key.id)
+        keys.create()
+        again = keys.registry.revoke(ADMIN, ONCE, issued.key.id)
+        assert (again.key, again.head, again.is_replay) == (first.key, first.head, True)
+
+    def test_another_request_by_its_name_is_refused_and_does_nothing(self, keys: Keys) -> None:
+        issued = keys.registry.create(ADMIN, ONCE, "alice", WANTED, DEFAULT_LIFETIME)
+        with pytest.raises(IdempotencyKeyReused):
+            keys.registry.create(ADMIN, ONCE, "bob", WANTED, DEFAULT_LIFETIME)
+        with pytest.raises(IdempotencyKeyReused):
+            keys.registry.revoke(ADMIN, ONCE, issued.key.id)
+        assert keys.lets_in(issued.secret)
+
+    def test_whoever_may_not_is_not_told_which_key_it_made(self, keys: Keys) -> None:
+        keys.registry.create(ADMIN, ONCE, "alice", WANTED, DEFAULT_LIFETIME)
+        with pytest.raises(Forbidden):
+            keys.registry.create(a_principal("admin:team-b/*"), ONCE, "alice", WANTED, DEFAULT_LIFETIME)

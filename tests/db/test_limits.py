@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,7 @@ from traffic_manager.access.key_registry import DEFAULT_LIFETIME, DEFAULT_OVERLA
 from traffic_manager.access.limit_registry import LimitRegistry
 from traffic_manager.db.key_store import SqlKeyStore
 from traffic_manager.db.limit_store import SqlLimitStore
-from traffic_manager.errors import Forbidden, QuotaExceeded
+from traffic_manager.errors import Forbidden, IdempotencyKeyReused, QuotaExceeded
 from traffic_manager.routing.ports import Limit
 
 ADMIN = a_principal("admin:*/*")
@@ -33,7 +34,7 @@ class Limits:
         self.registry = LimitRegistry(SqlLimitStore(engine.database), self.committed.append)
 
     def set(self, limit: Limit) -> int:
-        return self.registry.put(ADMIN, AUTHOR, limit).revision
+        return self.registry.put(ADMIN, AUTHOR, limit).head.revision
 
     def followed(self) -> list[Limit]:
         with closing(self.engine.feed()) as feed:
@@ -50,6 +51,7 @@ class Limits:
 def limits(sql_engine: SqlEngine) -> Iterator[Limits]:
     yield Limits(sql_engine)
     sql_engine.run("delete from limits")
+    sql_engine.run("delete from receipts")
     sql_engine.run("delete from api_keys")
 
 
@@ -68,6 +70,17 @@ def test_a_limit_is_kept_followed_and_logged(limits: Limits) -> None:
 def test_the_same_again_makes_no_change(limits: Limits) -> None:
     assert limits.set(LIMIT) == limits.set(LIMIT)
     assert limits.set(Limit("tenant", "never-set")) == limits.committed[0]
+
+
+def test_a_request_that_is_sent_again_undoes_nothing_that_was_set_meanwhile(limits: Limits) -> None:
+    once = replace(AUTHOR, idempotency_key="once")
+    first = limits.registry.put(ADMIN, once, LIMIT)
+    limits.set(Limit("tenant", "team-a", writes=7))
+    again = limits.registry.put(ADMIN, once, LIMIT)
+    assert (again.head, again.is_replay) == (first.head, True)
+    assert limits.followed() == [Limit("tenant", "team-a", writes=7)]
+    with pytest.raises(IdempotencyKeyReused):
+        limits.registry.put(ADMIN, once, Limit("tenant", "team-b", writes=5, routes=100))
 
 
 def test_new_figures_take_the_place_of_all_and_none_removes_it(limits: Limits) -> None:

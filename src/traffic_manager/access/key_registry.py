@@ -2,6 +2,9 @@
 database's credentials anyway.
 
 Nobody gives away more than they have: a key is administered by whoever may do so in every place that it holds for.
+
+What has an idempotency key is done once. Of a key that was made, its id is kept for whoever asks again, and nothing
+of its text.
 """
 
 from __future__ import annotations
@@ -11,11 +14,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from traffic_manager.access.credentials import Credential, is_key_id
-from traffic_manager.access.permissions import Grant, Operation, Principal
+from traffic_manager.access.permissions import Grant, Operation, Principal, as_text
 from traffic_manager.access.ports import ApiKey, KeyAction, KeyStore, KeyTransaction
-from traffic_manager.errors import Forbidden, KeyNotFound, KeysUnavailable, QuotaExceeded
+from traffic_manager.errors import Forbidden, KeyIssuedBefore, KeyNotFound, KeysUnavailable, QuotaExceeded
 from traffic_manager.routing.operations import Author
 from traffic_manager.routing.ports import Head
+from traffic_manager.routing.receipts import claim_to, head_as_text, head_of_text
 
 DEFAULT_LIFETIME = timedelta(days=365)
 DEFAULT_OVERLAP = timedelta(days=1)
@@ -28,6 +32,15 @@ class Issued:
     key: ApiKey
     secret: Credential
     head: Head
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """A *key* that is revoked, and where history stands. *is_replay*: the request had been done before."""
+
+    key: ApiKey
+    head: Head
+    is_replay: bool = False
 
 
 class KeyRegistry:
@@ -54,21 +67,27 @@ class KeyRegistry:
     def create(
         self, caller: Principal, author: Author, owner: str, grants: Sequence[Grant], lifetime: timedelta
     ) -> Issued:
-        """Return a new key of *owner*. Raises Forbidden if it would hold where *caller* administers nothing."""
+        """Return a new key of *owner*. Raises Forbidden if it would hold where *caller* administers nothing, and
+        KeyIssuedBefore or IdempotencyKeyReused."""
         if not _administers(caller, Operation.CREATE_KEY, grants):
             raise Forbidden
-        with self._store.writing(None, author) as transaction:
-            issued = self._issue(transaction, author, owner, tuple(dict.fromkeys(grants)), lifetime)
+        wanted = tuple(dict.fromkeys(grants))
+        claim = claim_to(author, "create-key", owner, as_text(wanted), _microseconds(lifetime))
+        with self._store.writing(None, author, claim) as transaction:
+            issued = self._issue(transaction, author, owner, wanted, lifetime)
         return self._done(issued)
 
     def rotate(
         self, caller: Principal, author: Author, key_id: str, overlap: timedelta, lifetime: timedelta
     ) -> Issued:
         """Return a new key of the same owner with the same grants; the old one ends after *overlap*, if it would not
-        sooner. Raises KeyNotFound, also for one that is no longer in force: that one is not to come back."""
+        sooner. Raises KeyNotFound, also for one that is no longer in force: that one is not to come back; and
+        KeyIssuedBefore or IdempotencyKeyReused."""
         _check_id(key_id)
-        with self._store.writing(key_id, author) as transaction:
+        claim = claim_to(author, "rotate-key", key_id, _microseconds(overlap), _microseconds(lifetime))
+        with self._store.writing(key_id, author, claim) as transaction:
             old = _found(transaction, caller, Operation.ROTATE_KEY)
+            _check_not_issued(transaction)
             if not old.is_live(transaction.now):
                 raise KeyNotFound
             issued = self._issue(transaction, author, old.owner, old.grants, lifetime)
@@ -76,17 +95,21 @@ class KeyRegistry:
             transaction.change(replace(old, expires_at=ends_at), KeyAction.SHORTENED)
         return self._done(replace(issued, head=replace(issued.head, revision=issued.head.revision + 1)))
 
-    def revoke(self, caller: Principal, author: Author, key_id: str) -> tuple[Head, ApiKey]:
-        """End a key for good and return it; nothing changes if it was revoked before. Raises KeyNotFound."""
+    def revoke(self, caller: Principal, author: Author, key_id: str) -> Revoked:
+        """End a key for good; nothing changes if it was revoked before. Raises KeyNotFound, or
+        IdempotencyKeyReused."""
         _check_id(key_id)
-        with self._store.writing(key_id, author) as transaction:
+        with self._store.writing(key_id, author, claim_to(author, "revoke-key", key_id)) as transaction:
             key, head = _found(transaction, caller, Operation.REVOKE_KEY), transaction.head
+            if transaction.done is not None:
+                return Revoked(key, head_of_text(transaction.done), is_replay=True)
             if key.revoked_at is None:
                 key = replace(key, revoked_at=transaction.now)
                 transaction.change(key, KeyAction.REVOKED)
                 head = replace(head, revision=head.revision + 1)
+            transaction.keep(head_as_text(head))
         self._committed(head.revision)
-        return head, key
+        return Revoked(key, head)
 
     def _issue(
         self,
@@ -96,6 +119,7 @@ class KeyRegistry:
         grants: tuple[Grant, ...],
         lifetime: timedelta,
     ) -> Issued:
+        _check_not_issued(transaction)
         if self._pepper is None:
             raise KeysUnavailable
         self._check_quotas(transaction, grants)
@@ -103,6 +127,7 @@ class KeyRegistry:
         now = transaction.now
         key = ApiKey(secret.key_id, owner, grants, now, author.actor, now + _microseconds(lifetime))
         transaction.issue(key, secret.digest(self._pepper))
+        transaction.keep(key.id)
         return Issued(key, secret, replace(transaction.head, revision=transaction.head.revision + 1))
 
     def _check_quotas(self, transaction: KeyTransaction, grants: tuple[Grant, ...]) -> None:
@@ -130,6 +155,12 @@ def _check_id(key_id: str) -> None:
     """Raise KeyNotFound for what can be no id, before the revision lock is taken for it."""
     if not is_key_id(key_id):
         raise KeyNotFound
+
+
+def _check_not_issued(transaction: KeyTransaction) -> None:
+    """Raise KeyIssuedBefore if the same request has made its key already."""
+    if transaction.done is not None:
+        raise KeyIssuedBefore(transaction.done)
 
 
 def _found(transaction: KeyTransaction, caller: Principal, operation: Operation) -> ApiKey:

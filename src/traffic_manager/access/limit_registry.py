@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 from traffic_manager.access.permissions import Operation, Principal
-from traffic_manager.access.ports import LimitStore
+from traffic_manager.access.ports import LimitSet, LimitStore
 from traffic_manager.routing.operations import Author
 from traffic_manager.routing.ports import Head, Limit
+from traffic_manager.routing.receipts import claim_to
 
 
 class LimitRegistry:
@@ -23,9 +25,9 @@ class LimitRegistry:
         caller.check(Operation.LIST_LIMITS, None, None)
         return self._store.limits()
 
-    def put(self, caller: Principal, author: Author, limit: Limit) -> Head:
-        """Set *limit* in place of what was set; return where history stands then. Raises Forbidden."""
+    def put(self, caller: Principal, author: Author, limit: Limit) -> LimitSet:
+        """Set *limit* in place of what was set. Raises Forbidden, or IdempotencyKeyReused."""
         caller.check(Operation.SET_LIMIT, None, None)
-        head = self._store.put(limit, author)
-        self._committed(head.revision)
-        return head
+        came_to = self._store.put(limit, author, claim_to(author, "set-limit", *asdict(limit).values()))
+        self._committed(came_to.head.revision)
+        return came_to

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from traffic_manager.access.permissions import Grant
 from traffic_manager.routing.operations import Author
-from traffic_manager.routing.ports import Head, Limit
+from traffic_manager.routing.ports import Claim, Head, Limit
 
 
 class KeyAction(StrEnum):
@@ -50,6 +50,7 @@ class KeyTransaction(Protocol):
     head: Head
     now: int  # the database's clock
     key: ApiKey | None  # the one asked for
+    done: str | None  # what was kept of the same request, if it was done before
 
     def all_keys(self) -> Sequence[ApiKey]:
         """Return all keys."""
@@ -60,6 +61,9 @@ class KeyTransaction(Protocol):
     def change(self, key: ApiKey, action: KeyAction) -> None:
         """Keep the new state of a key."""
 
+    def keep(self, answer: str) -> None:
+        """Keep what the request came to, if it is to be done once."""
+
 
 class KeyStore(Protocol):
     """The keys in the database."""
@@ -67,9 +71,11 @@ class KeyStore(Protocol):
     def keys(self) -> tuple[Head, Sequence[ApiKey]]:
         """Return all keys, also those no longer in force, in the order of their ids."""
 
-    def writing(self, key_id: str | None, author: Author) -> AbstractContextManager[KeyTransaction]:
-        """Begin a change of the key *key_id* by *author*: commits when the block ends well, all its changes as one
-        batch, else nothing was written."""
+    def writing(
+        self, key_id: str | None, author: Author, claim: Claim | None = None
+    ) -> AbstractContextManager[KeyTransaction]:
+        """Begin a change of the key *key_id* by *author*, for a request with this *claim*: commits when the block
+        ends well, all its changes as one batch, else nothing was written. Raises IdempotencyKeyReused."""
 
 
 class LimitAction(StrEnum):
@@ -79,11 +85,18 @@ class LimitAction(StrEnum):
     REMOVED = "removed"
 
 
+class LimitSet(NamedTuple):
+    """What setting a limit came to: where history stands then. *is_replay*: the request had been done before."""
+
+    head: Head
+    is_replay: bool = False
+
+
 class LimitStore(Protocol):
     """The limits in the database."""
 
     def limits(self) -> tuple[Head, Sequence[Limit]]:
         """Return all limits that are set, in the order of subjects and names."""
 
-    def put(self, limit: Limit, author: Author) -> Head:
-        """Set *limit*; return where history stands then."""
+    def put(self, limit: Limit, author: Author, claim: Claim | None = None) -> LimitSet:
+        """Set *limit*, for a request with this *claim*. Raises IdempotencyKeyReused."""

@@ -113,13 +113,10 @@ def author_of(
     correlation_id: str,
     peer: Peer,
     headers: Headers,
-    *,
-    is_once: bool = True,
 ) -> Author:
-    """Return who asks for a change, whence and why, and by what the request is named if it *is_once*. Raises
-    InvalidInput. The lane and the documented routes have it from here."""
-    key = idempotency_key_in(headers) if is_once else None
-    address = parts.proxies.address_of(peer, headers)
+    """Return who asks for a change, whence and why, and by what the request is named. Raises InvalidInput. The lane
+    and the documented routes have it from here."""
+    key, address = idempotency_key_in(headers), parts.proxies.address_of(peer, headers)
     return Author(caller.name, correlation_id, key, address, reason_in(headers))
 
 
@@ -128,11 +125,7 @@ GivenReason = Annotated[
 ]
 
 
-async def _author(request: Request, _reason: GivenReason = None) -> Author:
-    return _author_in(request, is_once=False)
-
-
-async def _author_once(
+async def _author(
     request: Request,
     _reason: GivenReason = None,
     _idempotency_key: Annotated[
@@ -140,13 +133,9 @@ async def _author_once(
         Header(alias="Idempotency-Key", description="Names the request: sent again it is not done again."),
     ] = None,
 ) -> Author:
-    return _author_in(request, is_once=True)
-
-
-def _author_in(request: Request, *, is_once: bool) -> Author:
     scope, parts = request.scope, cast("Parts", request.app.state.parts)
     caller, correlation_id = principal_of(request), correlation_id_of(request)
-    return author_of(parts, caller, correlation_id, scope["client"], scope["headers"], is_once=is_once)
+    return author_of(parts, caller, correlation_id, scope["client"], scope["headers"])
 
 
 async def _min_revision(
@@ -161,8 +150,6 @@ async def _min_revision(
 # All of them async, little as they do: FastAPI would send each plain function to a thread and back.
 GivenParts = Annotated[Parts, Depends(_parts)]
 GivenAuthor = Annotated[Author, Depends(_author)]
-# Of calls that take an idempotency key.
-GivenAuthorOnce = Annotated[Author, Depends(_author_once)]
 MinRevision = Annotated[Position | None, Depends(_min_revision)]
 
 

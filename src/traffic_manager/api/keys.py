@@ -16,6 +16,7 @@ from traffic_manager.api import schemas
 from traffic_manager.api.access import GivenCaller
 from traffic_manager.api.context import GivenAuthor, GivenParts, PageSize, PageToken, Parts, json_answer
 from traffic_manager.api.documents import documented
+from traffic_manager.api.idempotency import REPLAYED
 from traffic_manager.api.problems import JsonObject
 from traffic_manager.api.requests import StrictRoute
 from traffic_manager.errors import FieldProblem, InvalidInput
@@ -58,11 +59,14 @@ async def list_keys(
     return json_answer({"keys": [key_json(key) for key in page], "next_page_token": token}, head.position)
 
 
-@router.post("/keys", status_code=201, **documented(201, schemas.IssuedKeyAnswer, 400, 413, 415, 422, 501))
+@router.post(
+    "/keys", status_code=201, **documented(201, schemas.IssuedKeyAnswer, 400, 409, 413, 415, 422, 501)
+)
 async def create_key(
     body: schemas.NewKeyBody, parts: GivenParts, caller: GivenCaller, author: GivenAuthor
 ) -> Response:
-    """Make a key. It can hold only where the caller administers keys; its text is shown this once."""
+    """Make a key. It can hold only where the caller administers keys; its text is shown this once, also to a request
+    that is sent again with its `Idempotency-Key`: that is 409."""
     grants, lifetime = _grants(body), timedelta(days=body.expires_in_days)
     caller.check_anywhere(Operation.CREATE_KEY)
     parts.limiter.charge(Kind.WRITES, caller.counted_as, _tenant_charged(caller, grants))
@@ -75,7 +79,7 @@ async def create_key(
 @router.post(
     "/keys/{key_id}/rotate",
     status_code=201,
-    **documented(201, schemas.IssuedKeyAnswer, 400, 404, 413, 415, 422, 501),
+    **documented(201, schemas.IssuedKeyAnswer, 400, 404, 409, 413, 415, 422, 501),
 )
 async def rotate_key(
     key_id: str, body: schemas.RotationBody, parts: GivenParts, caller: GivenCaller, author: GivenAuthor
@@ -90,14 +94,15 @@ async def rotate_key(
     return await _issued_answer(parts, issued)
 
 
-@router.post("/keys/{key_id}/revoke", **documented(200, schemas.KeyAnswer, 400, 404))
+@router.post("/keys/{key_id}/revoke", **documented(200, schemas.KeyAnswer, 400, 404, 422))
 async def revoke_key(key_id: str, parts: GivenParts, caller: GivenCaller, author: GivenAuthor) -> Response:
     """End a key for good, on every worker within a second. Nothing changes if it was revoked before."""
     caller.check_anywhere(Operation.REVOKE_KEY)
     parts.limiter.charge(Kind.WRITES, caller.counted_as, None)
-    head, key = await parts.reads.run(lambda: parts.key_registry.revoke(caller, author, key_id))
-    await parts.follower.reached(head.revision, CATCH_UP_S)
-    return json_answer(key_json(key), head.position)
+    revoked = await parts.reads.run(lambda: parts.key_registry.revoke(caller, author, key_id))
+    await parts.follower.reached(revoked.head.revision, CATCH_UP_S)
+    headers = [REPLAYED] if revoked.is_replay else None
+    return json_answer(key_json(revoked.key), revoked.head.position, headers=headers)
 
 
 async def _issued_answer(parts: Parts, issued: Issued) -> Response:

@@ -13,6 +13,7 @@ from traffic_manager.api import schemas
 from traffic_manager.api.access import GivenCaller
 from traffic_manager.api.context import GivenAuthor, GivenParts, PageSize, PageToken, json_answer
 from traffic_manager.api.documents import documented
+from traffic_manager.api.idempotency import REPLAYED
 from traffic_manager.api.requests import StrictRoute
 from traffic_manager.errors import FieldProblem, InvalidInput
 from traffic_manager.routing.model import name_problem
@@ -53,9 +54,10 @@ async def put_limit(
     is as the settings say, and with none of them nothing is set any more."""
     caller.check(Operation.SET_LIMIT, None, None)
     limit = Limit(*_checked(subject, name), **body.model_dump())
-    head = await parts.reads.run(lambda: parts.limit_registry.put(caller, author, limit))
-    await parts.follower.reached(head.revision, CATCH_UP_S)
-    return json_answer(asdict(limit), head.position)
+    came_to = await parts.reads.run(lambda: parts.limit_registry.put(caller, author, limit))
+    await parts.follower.reached(came_to.head.revision, CATCH_UP_S)
+    headers = [REPLAYED] if came_to.is_replay else None
+    return json_answer(asdict(limit), came_to.head.position, headers=headers)
 
 
 def _id_of(limit: Limit) -> str:

@@ -42,6 +42,7 @@ PROBLEMS: dict[type[TrafficManagerError], Problem] = {
     errors.QuotaExceeded: Problem(403, "quota-exceeded", "The tenant has as many as it may"),
     errors.Forbidden: Problem(403, "forbidden", "The credential does not permit this"),
     errors.KeyNotFound: Problem(404, "key-not-found", "No such key"),
+    errors.KeyIssuedBefore: Problem(409, "key-issued-before", "The key was made and shown before"),
     errors.KeysUnavailable: Problem(501, "keys-unavailable", "This server makes no keys"),
     errors.RouteNotFound: Problem(404, "route-not-found", "No such route"),
     errors.RouteConflict: Problem(409, "route-conflict", "The route exists already"),
@@ -195,6 +196,8 @@ def _extensions(error: TrafficManagerError) -> JsonObject:
             return {"head": error.head}
         case errors.BatchFailed():
             return {"index": error.index}
+        case errors.KeyIssuedBefore():
+            return {"key_id": error.key_id}
         case errors.OutcomeUnknown():
             return {"outcome": "unknown"}
         case _:

@@ -17,7 +17,7 @@ from traffic_manager.api import schemas
 from traffic_manager.api.access import GivenCaller
 from traffic_manager.api.changes import change_json, position_of
 from traffic_manager.api.context import (
-    GivenAuthorOnce,
+    GivenAuthor,
     GivenNames,
     GivenParts,
     MinRevision,
@@ -128,7 +128,7 @@ async def create(
     body: schemas.RouteBody,
     parts: GivenParts,
     caller: GivenCaller,
-    author: GivenAuthorOnce,
+    author: GivenAuthor,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Create a route, active. 200 if the same active route exists, 409 if another one does."""
@@ -141,7 +141,7 @@ async def activate(
     body: schemas.KeyBody,
     parts: GivenParts,
     caller: GivenCaller,
-    author: GivenAuthorOnce,
+    author: GivenAuthor,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Let a route resolve. Nothing changes if it does already."""
@@ -154,7 +154,7 @@ async def deactivate(
     body: schemas.KeyBody,
     parts: GivenParts,
     caller: GivenCaller,
-    author: GivenAuthorOnce,
+    author: GivenAuthor,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Keep a route, but let it resolve no more. Nothing changes if it does not already."""
@@ -164,7 +164,7 @@ async def deactivate(
 
 @router.post("/batch", **documented(200, schemas.BatchAnswer, 400, 404, 409, 412, 413, 415, 422, 503))
 async def batch(
-    body: schemas.BatchBody, parts: GivenParts, caller: GivenCaller, author: GivenAuthorOnce
+    body: schemas.BatchBody, parts: GivenParts, caller: GivenCaller, author: GivenAuthor
 ) -> Response:
     """Do up to 1,000 operations in one transaction: all, in their order, or none. The failing one's status and
     `index` are the answer then. With `dry_run` nothing is written."""
@@ -244,7 +244,7 @@ async def put(
     body: schemas.PutBody,
     parts: GivenParts,
     caller: GivenCaller,
-    author: GivenAuthorOnce,
+    author: GivenAuthor,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Make a route as wanted, whether it exists (200) or not (201)."""
@@ -266,7 +266,7 @@ async def delete(
     version: str,
     parts: GivenParts,
     caller: GivenCaller,
-    author: GivenAuthorOnce,
+    author: GivenAuthor,
     preconditions: GivenPreconditions,
 ) -> Response:
     """Remove a route. Its history stays."""

@@ -385,4 +385,5 @@ class ProblemAnswer(BaseModel):
     current: RouteAnswer | None = Field(None, description="The route as it is, with 409 and 412.")
     index: int | None = Field(None, description="The operation of a batch that failed.")
     head: PositionToken | None = Field(None, description="Where to go on from, with 410.")
+    key_id: str | None = Field(None, description="The key that was made when the request was done before.")
     outcome: str | None = Field(None, description="`unknown` if a change may have been made.")

@@ -123,6 +123,8 @@ def _title(problem: Problem) -> str:
 
 
 def _conflict_hint(problem: Problem) -> str:
+    if problem.key_id is not None:
+        return f"`traffic-manager keys revoke {problem.key_id}`, then make another"
     if problem.status == 412:
         return "read it again with `traffic-manager routes get`, then repeat with its etag"
     return "use `traffic-manager routes put` to replace it"

@@ -60,8 +60,7 @@ class KeyDesk:
 
     def revoke_key(self, key_id: str) -> ApiKey:
         """End a key for good. Raises KeyNotFound."""
-        _, key = self._registry.revoke(ANONYMOUS, self._author, key_id)
-        return api_key(key_json(key))
+        return api_key(key_json(self._registry.revoke(ANONYMOUS, self._author, key_id).key))
 
 
 def user_name() -> str:

@@ -132,6 +132,7 @@ def _problem(answer: httpx2.Response, document: Json) -> Problem:
         current=current if isinstance(current, dict) else None,
         index=index if isinstance(index, int) else None,
         head=document.get("head"),
+        key_id=document.get("key_id"),
         retry_after_s=_retry_after_s(answer),
         may_be_done=answer.status_code == 500 or document.get("outcome") == "unknown",
     )

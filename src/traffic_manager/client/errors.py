@@ -52,8 +52,8 @@ class FieldError:
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What a problem document (RFC 9457) says. *current* is the route as it is, *index* the operation of a
-    batch that failed, *head* where the changes stand; each None where it does not apply. *may_be_done*: the
-    server does not know whether the work was done."""
+    batch that failed, *head* where the changes stand, *key_id* the API key that the request made when it was done
+    before; each None where it does not apply. *may_be_done*: the server does not know whether the work was done."""
 
     status: int
     type: str = "about:blank"
@@ -64,6 +64,7 @@ class Problem:
     current: Mapping[str, Any] | None = None  # Any: JSON values
     index: int | None = None
     head: str | None = None
+    key_id: str | None = None
     retry_after_s: float | None = None
     may_be_done: bool = False
 
@@ -81,7 +82,8 @@ class NotFound(Refused):
 
 
 class Conflict(Refused):
-    """The route is not as the caller thought; `problem.current` is how it is."""
+    """The route is not as the caller thought; `problem.current` is how it is. Or the request has made an API key
+    before, `problem.key_id`, whose text cannot be shown again."""
 
 
 class HistoryGone(Refused):

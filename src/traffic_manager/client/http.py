@@ -231,36 +231,44 @@ class Client:
         params = {"page_size": str(page_size)} | _token(page_token)
         return self._read(self._call("GET", "/keys", params=params), key_page)
 
-    def create_key(self, owner: str, grants: Sequence[Grant], expires_in_days: int) -> Reply[ApiKey]:
-        """Make a key. The answer alone has its text."""
+    def create_key(
+        self,
+        owner: str,
+        grants: Sequence[Grant],
+        expires_in_days: int,
+        *,
+        idempotency_key: str | None = None,
+    ) -> Reply[ApiKey]:
+        """Make a key. The answer alone has its text: where that was lost, sending it again raises Conflict, whose
+        problem has the *key_id* to revoke."""
         wanted = [{"role": g.role, "tenant": g.tenant, "env": g.env} for g in grants]
         body = {"owner": owner, "grants": wanted, "expires_in_days": expires_in_days}
-        return self._read(self._call("POST", "/keys", body=body, headers=self._why()), api_key)
+        return self._read(self._change("POST", "/keys", idempotency_key, body), api_key)
 
-    def rotate_key(self, key_id: str, overlap_s: int, expires_in_days: int) -> Reply[ApiKey]:
-        """Make a key that replaces another, which ends after *overlap_s*. Raises NotFound."""
+    def rotate_key(
+        self, key_id: str, overlap_s: int, expires_in_days: int, *, idempotency_key: str | None = None
+    ) -> Reply[ApiKey]:
+        """Make a key that replaces another, which ends after *overlap_s*. Raises NotFound, and Conflict as
+        `create_key` does."""
         body = {"overlap_seconds": overlap_s, "expires_in_days": expires_in_days}
-        return self._read(
-            self._call("POST", f"/keys/{quote(key_id, safe='')}/rotate", body=body, headers=self._why()),
-            api_key,
-        )
+        path = f"/keys/{quote(key_id, safe='')}/rotate"
+        return self._read(self._change("POST", path, idempotency_key, body), api_key)
 
-    def revoke_key(self, key_id: str) -> Reply[ApiKey]:
+    def revoke_key(self, key_id: str, *, idempotency_key: str | None = None) -> Reply[ApiKey]:
         """End a key for good. Raises NotFound."""
-        return self._read(
-            self._call("POST", f"/keys/{quote(key_id, safe='')}/revoke", headers=self._why()), api_key
-        )
+        path = f"/keys/{quote(key_id, safe='')}/revoke"
+        return self._read(self._change("POST", path, idempotency_key), api_key)
 
     def limits(self, *, page_size: int = PAGE_SIZE_MAX, page_token: str | None = None) -> Reply[LimitPage]:
         """Return one page of what is set for tenants and principals."""
         params = {"page_size": str(page_size)} | _token(page_token)
         return self._read(self._call("GET", "/limits", params=params), limit_page)
 
-    def set_limit(self, wanted: Limit) -> Reply[Limit]:
+    def set_limit(self, wanted: Limit, *, idempotency_key: str | None = None) -> Reply[Limit]:
         """Set all figures of a tenant or principal; those that are None are as the server's settings say."""
         figures = {name: figure for name, figure in asdict(wanted).items() if name not in ("subject", "name")}
         place = "/".join(quote(part, safe="") for part in (wanted.subject, wanted.name))
-        return self._read(self._call("PUT", f"/limits/{place}", body=figures, headers=self._why()), limit)
+        return self._read(self._change("PUT", f"/limits/{place}", idempotency_key, figures), limit)
 
     # Changes and health
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import orjson
 
-from traffic_manager.db.pool import ChangeSession, Dialect, Question, Write
+from traffic_manager.db.pool import Dialect, Question, Write
 from traffic_manager.db.session import Row
 from traffic_manager.routing.ports import RECEIPTS_KEPT_US, Claim, Receipt, RequestName
 
@@ -30,6 +30,8 @@ _TYPES = ("text", "text", "bytea", "text", "bigint")
 _DROP = "delete from receipts where (principal, idempotency_key) in ({rows})"
 _NAME_TYPES = ("text", "text")
 
+Ask = Callable[[Question], list[Row]]
+
 
 class KeptReceipts:
     """The statements of one engine."""
@@ -44,10 +46,10 @@ class KeptReceipts:
         names = _as_json(claims)
         return [Question(self._look_up, names), Question(self._over, names)] if claims else []
 
-    def opened(self, session: ChangeSession, answers: Sequence[Sequence[Row]]) -> OpenReceipts:
-        """Return the receipts of a transaction that was begun with `questions`."""
+    def opened(self, ask: Ask, answers: Sequence[Sequence[Row]]) -> OpenReceipts:
+        """Return the receipts of a transaction that was begun with `questions`; *ask* asks it more."""
         found, over = answers or ([], [])
-        return OpenReceipts(session, self.questions, found, over)
+        return OpenReceipts(ask, self.questions, found, over)
 
 
 class OpenReceipts:
@@ -55,12 +57,12 @@ class OpenReceipts:
 
     def __init__(
         self,
-        session: ChangeSession,
+        ask: Ask,
         questions: Callable[[Collection[Claim]], list[Question]],
         found: Sequence[Row],
         over: Sequence[Row],
     ) -> None:
-        self._session = session
+        self._ask = ask
         self._questions = questions
         self.found: Mapping[RequestName, Receipt] = _by_name(found)
         self._over: set[Row] = set(over)
@@ -68,7 +70,7 @@ class OpenReceipts:
     def look_up(self, claims: Collection[Claim]) -> None:
         """Ask for those of more *claims*."""
         if claims:
-            found, over = (self._session.ask(question) for question in self._questions(claims))
+            found, over = (self._ask(question) for question in self._questions(claims))
             self.found = {**self.found, **_by_name(found)}
             self._over.update(over)
 

@@ -16,7 +16,7 @@ from traffic_manager.db.session import Row
 from traffic_manager.db.store import HEAD_COLUMNS, only
 from traffic_manager.routing.chain import KEY_KIND
 from traffic_manager.routing.operations import Author
-from traffic_manager.routing.ports import Head
+from traffic_manager.routing.ports import Claim, Head
 
 # All but the digest: whoever manages keys has no use for it.
 _KEY_COLUMNS = "k.id, k.owner, k.grants, k.created_at, k.created_by, k.expires_at, k.revoked_at"
@@ -43,9 +43,11 @@ class SqlKeyStore:
         return Head(*only(rows[0] if rows else None)[:3]), _keys_of(rows)
 
     @contextmanager
-    def writing(self, key_id: str | None, author: Author) -> Iterator[KeyTransaction]:
+    def writing(
+        self, key_id: str | None, author: Author, claim: Claim | None = None
+    ) -> Iterator[KeyTransaction]:
         """Begin a change under the revision lock."""
-        with changing(self._database, KEY_KIND, author) as changes:
+        with changing(self._database, KEY_KIND, author, claim) as changes:
             row = changes.session.row(_KEY, id=key_id)
             yield SqlKeyTransaction(changes, _key(row) if row else None)
 
@@ -57,6 +59,7 @@ class SqlKeyTransaction:
         self.head = changes.head
         self.now = changes.now
         self.key = key
+        self.done = changes.done
         self._changes = changes
 
     def all_keys(self) -> Sequence[ApiKey]:
@@ -83,6 +86,10 @@ class SqlKeyTransaction:
             _UPDATE_KEY, id=key.id, expires_at=key.expires_at, revoked_at=key.revoked_at
         )
         self._note(key, action)
+
+    def keep(self, answer: str) -> None:
+        """Keep what the request came to, if it is to be done once."""
+        self._changes.keep(answer)
 
     def _note(self, key: ApiKey, action: KeyAction) -> None:
         self._changes.note(action.value, key.is_live(self.now), _detail(key))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from traffic_manager.access.ports import LimitAction
+from traffic_manager.access.ports import LimitAction, LimitSet
 from traffic_manager.db.other_changes import OtherChanges, changing
 from traffic_manager.db.pool import Database
 from traffic_manager.db.store import HEAD_COLUMNS, only
 from traffic_manager.routing.chain import LIMIT_KIND
 from traffic_manager.routing.operations import Author
-from traffic_manager.routing.ports import Head, Limit
+from traffic_manager.routing.ports import Claim, Head, Limit
+from traffic_manager.routing.receipts import head_as_text, head_of_text
 
 _COLUMNS = "l.subject, l.name, l.resolves, l.writes, l.lists, l.routes, l.keys"
 _LIMITS = f"""select {HEAD_COLUMNS}, l.* from meta m left join (
@@ -37,16 +38,19 @@ class SqlLimitStore:
             rows = session.rows(_LIMITS)
         return Head(*only(rows[0] if rows else None)[:3]), [Limit(*row[3:]) for row in rows if row[3]]
 
-    def put(self, limit: Limit, author: Author) -> Head:
-        """Set *limit*, whose figures replace those that were set; without any nothing is set any more. Return where
-        history stands then; no change is made if all is so already."""
-        with changing(self._database, LIMIT_KIND, author) as changes:
+    def put(self, limit: Limit, author: Author, claim: Claim | None = None) -> LimitSet:
+        """Set *limit*, whose figures replace those that were set; without any nothing is set any more. No change is
+        made if all is so already."""
+        with changing(self._database, LIMIT_KIND, author, claim) as changes:
+            if changes.done is not None:
+                return LimitSet(head_of_text(changes.done), is_replay=True)
             row = changes.session.row(_LIMIT, subject=limit.subject, name=limit.name)
             unset = Limit(limit.subject, limit.name)
             before = Limit(*row) if row else unset
             if limit != before:
                 _write(changes, limit, is_set=limit != unset)
-            return changes.head_after
+            changes.keep(head_as_text(changes.head_after))
+            return LimitSet(changes.head_after)
 
 
 def _write(changes: OtherChanges, limit: Limit, *, is_set: bool) -> None:

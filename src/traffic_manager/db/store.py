@@ -170,7 +170,7 @@ class SqlStore:
                 Question(self._look_up, _as_json(keys)),
                 *self._receipts.questions(claims),
             )
-            receipts = self._receipts.opened(session, kept)
+            receipts = self._receipts.opened(session.ask, kept)
             ask = partial(self._ask, session)
             count = partial(self._count, session)
             last_row = only(last[0] if last else None)

@@ -17,12 +17,32 @@ from traffic_manager.routing.model import Action, Route
 from traffic_manager.routing.operations import Author, Operation, Outcome
 from traffic_manager.routing.ports import Claim, Head, Receipt, RequestName
 
+_UNREADABLE = "what this request came to cannot be read"
+
 
 def claim_of(operations: Sequence[Operation], author: Author, *, is_batch: bool) -> Claim | None:
     """Return the claim of a request, None if it has no idempotency key."""
     if author.idempotency_key is None:
         return None
     return Claim(author.actor, author.idempotency_key, _digest(operations, is_batch))
+
+
+def claim_to(author: Author, call: str, *asked: Any) -> Claim | None:  # Any: JSON values
+    """Return the claim of a *call* on something else than routes, which asks for this."""
+    if author.idempotency_key is None:
+        return None
+    return Claim(author.actor, author.idempotency_key, sha256(orjson.dumps([call, asked])).digest())
+
+
+def receipt_among(known: Mapping[RequestName, Receipt], claim: Claim | None) -> str | None:
+    """Return what the request of *claim* came to when it was done, None if it was not. Raises IdempotencyKeyReused if
+    it was another request."""
+    receipt = known.get(claim.name) if claim is not None else None
+    if receipt is None:
+        return None
+    if claim is not None and receipt.claim.request != claim.request:
+        raise IdempotencyKeyReused
+    return receipt.answer
 
 
 class Receipts:
@@ -35,17 +55,26 @@ class Receipts:
     def look_up(self, claim: Claim, operations: Sequence[Operation]) -> tuple[Head, Sequence[Outcome]] | None:
         """Return what the request came to when it was done, and the head then; None if it was not. Raises
         IdempotencyKeyReused if it was another request."""
-        receipt = self._known.get(claim.name)
-        if receipt is None:
-            return None
-        if receipt.claim.request != claim.request:
-            raise IdempotencyKeyReused
-        return _answer_of(receipt.answer, operations)
+        answer = receipt_among(self._known, claim)
+        return None if answer is None else _answer_of(answer, operations)
 
     def keep(self, claim: Claim, head: Head, outcomes: Sequence[Outcome]) -> None:
         """Keep what a request came to."""
         receipt = self._known[claim.name] = Receipt(claim, _as_text(head, outcomes))
         self.made.append(receipt)
+
+
+def head_as_text(head: Head) -> str:
+    """Return what is kept of a request whose answer is in the tables but for where history stood."""
+    return orjson.dumps([head.epoch, head.epoch_number, head.revision]).decode()
+
+
+def head_of_text(text: str) -> Head:
+    """Return where history stood when a request was done. Raises SourceUnavailable for what cannot be read."""
+    try:
+        return Head(*orjson.loads(text))
+    except (ValueError, TypeError) as error:
+        raise SourceUnavailable(_UNREADABLE) from error
 
 
 def _digest(operations: Sequence[Operation], is_batch: bool) -> bytes:
@@ -73,7 +102,7 @@ def _answer_of(text: str, operations: Sequence[Operation]) -> tuple[Head, Sequen
         outcomes = [_outcome(*both) for both in zip(operations, written, strict=True)]
         return Head(*head), outcomes
     except (ValueError, TypeError) as error:  # of a later program, or others' hands have been at it
-        raise SourceUnavailable("what this request came to cannot be read") from error
+        raise SourceUnavailable(_UNREADABLE) from error
 
 
 def _outcome(operation: Operation, written: Sequence[Any]) -> Outcome:  # Any: JSON values
