@@ -39,6 +39,9 @@ class Proxy(ThreadingHTTPServer):
         return self.faults.get(self.batches, self.faults.get(0))
 
 
+_PASSED_ON = ("Content-Type", "Authorization", "Idempotency-Key")
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: Proxy
     protocol_version = "HTTP/1.1"
@@ -60,7 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self, method: str, body: bytes | None) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.target_port)
-        connection.request(method, self.path, body, {"Content-Type": "application/json"})
+        passed = {name: self.headers[name] for name in _PASSED_ON if name in self.headers}
+        connection.request(method, self.path, body, passed)
         answer = connection.getresponse()
         content = answer.read()
         connection.close()

@@ -12,6 +12,7 @@ import pytest
 
 from tests.access.issue import REQUIRED
 from tests.cli.conftest import COMMAND, TIMEOUT_S, Result
+from tests.cli.proxy import Fault, losing
 from tests.node import Node, wait_until
 
 
@@ -116,6 +117,16 @@ def test_keys_are_made_listed_rotated_and_revoked_by_the_server(node: Node, admi
     assert at(node, "whoami", TM_API_KEY=made["key"]).code == 1
     assert at(node, "whoami", TM_API_KEY=new["key"]).code == 0
     assert made["key"][17:60] not in tm("list").out
+
+
+def test_key_whose_text_was_lost_on_the_way_is_made_once_and_named(node: Node, admin: str) -> None:
+    with losing(node.port, {1: Fault.LOSE_ANSWER}) as proxy:
+        words = ("keys", "create", "--role", "viewer", "--owner", "lost")
+        lost = at(node, *words, TM_API_KEY=admin, TM_URL=proxy.url)
+    assert (lost.code, lost.out) == (4, "")
+    listed = at(node, "keys", "list", "-o", "json", TM_API_KEY=admin).document["keys"]
+    (made,) = [key for key in listed if key["owner"] == "lost"]
+    assert f"`traffic-manager keys revoke {made['id']}`" in lost.err
 
 
 @pytest.mark.parametrize("place", [beside, at])
