@@ -8,7 +8,7 @@ from time import perf_counter
 import structlog
 
 from traffic_manager.api.context import Parts
-from traffic_manager.api.lane import Asked, Lane
+from traffic_manager.api.lane import Asked, Lane, Manner
 from traffic_manager.api.problems import Headers
 from traffic_manager.api.resolve import RESOLVE_PATH
 from traffic_manager.monitoring.access_log import tell
@@ -33,14 +33,19 @@ class TellingLane(Lane):
         self._draw = parts.access_log.draw
 
     def answer(
-        self, asked: Asked, mark: bytes | None, correlation_id: bytes | None, general: Headers
+        self,
+        asked: Asked,
+        manner: Manner,
+        mark: bytes | None,
+        correlation_id: bytes | None,
+        general: Headers,
     ) -> bytes | None:
         """Return the whole answer, as the plain lane does."""
         if not self._draw():
-            return super().answer(asked, mark, correlation_id, general)
+            return super().answer(asked, manner, mark, correlation_id, general)
         began = perf_counter()
         correlation_id = correlation_id or next(self._ids)
-        answer = super().answer(asked, mark, correlation_id, general)
+        answer = super().answer(asked, manner, mark, correlation_id, general)
         if answer is not None:
             self._tell(int(answer[_STATUS]), perf_counter() - began, correlation_id.decode())
         return answer
