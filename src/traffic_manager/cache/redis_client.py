@@ -49,6 +49,7 @@ class RedisClient:
         self._redis = Redis(connection_pool=pool)
         self._failures = 0
         self._closed_until = 0.0
+        self._finding_out: asyncio.Task[bool] | None = None
 
     @property
     def is_left_alone(self) -> bool:
@@ -57,11 +58,12 @@ class RedisClient:
 
     async def call(self, command: Callable[[Redis], Awaitable[Result]]) -> Result | None:
         """Return what *command* answers, None if it failed, took too long, or Redis is being left alone."""
-        if self.is_left_alone:
-            if monotonic() < self._closed_until:
-                return None
-            self._rest()  # one finds out whether it is back; the others need not wait with it
-        return await self._ask(command)
+        if not self.is_left_alone:
+            return await self._ask(command)
+        if monotonic() >= self._closed_until:
+            self._rest()
+            self._finding_out = asyncio.create_task(self.ping())  # nobody waits with it
+        return None
 
     async def _ask(self, command: Callable[[Redis], Awaitable[Result]]) -> Result | None:
         try:
@@ -85,6 +87,8 @@ class RedisClient:
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._finding_out:
+            self._finding_out.cancel()
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
 
