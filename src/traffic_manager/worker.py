@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
 # Connections of the pool that are not for reads: writer, relay, probe.
 _RESERVED_CONNECTIONS = 3
 _READ_PATIENCE_S = 0.25
+# For what would keep the event loop for long: bodies of megabytes, a scrape. They share one interpreter lock.
+_ASIDE_THREADS = 2
 _SYNCHRONISE_PATIENCE_S = 3.0
 _CATCH_UP_PATIENCE_S = 1.0
 _PROBE_EVERY_S = 2.0
@@ -184,6 +187,7 @@ class Worker:
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(_ASIDE_THREADS, thread_name_prefix="aside"))
         self._database.open()
         heart = asyncio.gather(
             self._keep_beating(),

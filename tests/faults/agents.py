@@ -20,6 +20,7 @@ from tests.promises.ledger import NO_ANSWER, Exchange, Kind, Ledger, Write
 from traffic_manager.routing.model import RouteKey
 
 _CONNECTIONS = 16
+_FIRST_CONNECTIONS = 48
 _STRONG = 10
 _SILENCES = 3
 _NO_CACHE = ("Cache-Control", "no-cache")
@@ -46,13 +47,16 @@ class Agents:
         """Open connections, have every known route resolved once by each node, and its threads for look-ups all
         started by as many strong reads at once; not written down."""
         for lines in self._lines:
-            # At the same time: one after the other, the same idle worker would accept most of them.
-            opened = await asyncio.gather(*(lines.open() for _ in range(_CONNECTIONS)))
-            shares = [self._load.known[start::_CONNECTIONS] for start in range(_CONNECTIONS)]
+            # At the same time: one after the other, the same idle worker would accept most of them. And more than are
+            # kept: of few, it may still be all.
+            opened = await asyncio.gather(*(lines.open() for _ in range(_FIRST_CONNECTIONS)))
+            shares = [self._load.known[start::_FIRST_CONNECTIONS] for start in range(_FIRST_CONNECTIONS)]
             await asyncio.gather(*map(resolve_all, opened, shares))
             strong = [resolve_all(line, self._load.known[:_STRONG], _NO_CACHE) for line in opened]
             await asyncio.gather(*strong)
-            for line in opened:
+            for line in opened[_CONNECTIONS:]:
+                line.close()
+            for line in opened[:_CONNECTIONS]:
                 lines.give_back(line)
 
     def duties(self) -> list[tuple[float, Duty]]:

@@ -39,8 +39,6 @@ _CRASH_POINTS = (
 )
 # Tokens are given in order, one to each holder.
 _TOKEN = "select token from leases where name = 'relay'"
-LEASE_IS_HELD = """select 1 from leases where name = 'relay'
-    and expires_at > (extract(epoch from clock_timestamp()) * 1000000)::bigint"""
 _HOLDER = "select holder from leases where name = 'relay' and expires_at > 0"
 _WAITING = (
     """select (select max(revision) from changes) - published_revision from leases where name = 'relay'"""

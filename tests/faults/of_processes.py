@@ -24,10 +24,9 @@ from tests.faults.criteria import (
 from tests.faults.evidence import Evidence
 from tests.faults.load import Load
 from tests.faults.machine import age_s
-from tests.faults.of_kafka import LEASE_IS_HELD
 from tests.faults.proxy import BLACKHOLE
 from tests.faults.scenario import Criterion, Scenario, balanced
-from tests.faults.stand import NODES, Stand
+from tests.faults.stand import LEASE_IS_HELD, NODES, Stand
 from tests.faults.verdict import REQUESTS
 from tests.node import Node, workers_of
 from tests.promises.ledger import Kind
