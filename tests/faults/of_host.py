@@ -1,4 +1,4 @@
-"""Faults of the machine that a node runs on: its log, F48, and its disk for snapshots, F51."""
+"""Faults of the machine that a node runs on: its clock, its logs and its disk, F47, F48 and F51."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from structlog.testing import capture_logs
 
 from tests.db.engines import postgres_settings_of
-from tests.faults.acts import beside, seconds_until
+from tests.faults.acts import again_and_again, beside, seconds_until
+from tests.faults.clocks import a_clock
 from tests.faults.criteria import known_routes_answer, nothing_fails, p99_holds
 from tests.faults.disks import a_small_disk, filled
 from tests.faults.evidence import Evidence
@@ -31,7 +34,40 @@ _DRAINING = {"DRAIN_SECONDS": "1"}
 _LOGGING = ({**_DRAINING, "API_ACCESS_LOG": "true"}, _DRAINING)
 _DROPPED_S = 30.0
 _READY_S = 15.0
+_HOUR_S = 3600
 _LOOKS_S = 10.0  # workers look at the database every two seconds
+
+
+@contextmanager
+def _wall_clock_jumps(stand: Stand) -> Iterator[None]:
+    """Put the clock of one node forward and back by an hour, then to and fro."""
+    node = stand.nodes[0]
+    with a_clock(node.folder) as clock:
+        node.environment.update(clock.environment)
+        _restart(stand, node)
+        token = _lease_token(stand)
+        for hours in (1, -1):
+            clock.put(hours * _HOUR_S)
+            _expect(stand, _is_ahead(node, hours * _HOUR_S), f"the node's clock was not put by {hours} h")
+            time.sleep(stand.phases.fault_s / 4)
+        with again_and_again(clock.put_to_and_fro, 0.5):
+            yield
+        clock.put(0)
+        _expect(stand, _lease_token(stand) <= token + 1, "the relay's lease went to and fro")
+
+
+def _is_ahead(node: Node, seconds: int) -> bool:
+    """Return whether a node's clock is so far ahead of ours within ten seconds, by what its answers say."""
+
+    def is_so() -> bool:
+        said = Caller(node).ask("GET", "/health/live").headers["date"]
+        return abs(parsedate_to_datetime(said).timestamp() - time.time() - seconds) < 60
+
+    return seconds_until(is_so, _LOOKS_S) < _LOOKS_S
+
+
+def _lease_token(stand: Stand) -> int:
+    return int(stand.ask_database("select token from leases where name = 'relay'"))
 
 
 @contextmanager
@@ -156,11 +192,28 @@ def _nodes_live_on(evidence: Evidence) -> Sequence[str]:
     return [f"{len(failed)} probes of liveness failed, such as {failed[0]}"] if failed else []
 
 
+def _restart(stand: Stand, node: Node) -> None:
+    """Stop and start *node* in good order, and give clients the time to see that it is ready."""
+    if code := node.stop():
+        stand.findings.append(f"a node ended with exit code {code}")
+    node.start()
+    time.sleep(0.5)
+
+
 def _is_ready(node: Node) -> bool:
     return node.is_running() and node.is_ready()
 
 
 SCENARIOS = [
+    Scenario(
+        "F47",
+        "the wall clock of one node jumps",
+        _wall_clock_jumps,
+        (nothing_fails, known_routes_answer(1.0), p99_holds, _nodes_live_on),
+        (_DRAINING, _DRAINING),
+        balanced,
+        kills_our_own=True,
+    ),
     Scenario(
         "F48",
         "nobody reads the log",

@@ -26,7 +26,6 @@ _NOT_YET = "not built yet"
 # Rows that are tried elsewhere, or cannot be tried.
 _REASONS = {
     "F08": "two histories, of which this oracle judges one: tests/promises/test_forks.py",
-    "F47": "the clocks of one node alone: needs a library that lies to it about the time",
     "F49": "no fault of its own: the row of the log is written with the change, and compared in every run",
     "F62": "five times what two workers answer is more than a client here can ask: benchmarks/",
 }

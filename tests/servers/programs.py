@@ -48,6 +48,14 @@ def prometheus() -> Path:
     return Path(found)
 
 
+def cc() -> Path:
+    """Return the compiler of C. Raises NotInstalled."""
+    found = shutil.which("cc")
+    if found is None:
+        raise NotInstalled("cc is missing: install the packages gcc and libc6-dev")
+    return Path(found)
+
+
 def java() -> Path:
     """Return a Java that Kafka runs on. Raises NotInstalled."""
     home = os.environ.get("JAVA_HOME")
