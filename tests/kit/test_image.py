@@ -1,0 +1,122 @@
+"""The image: built, small, and run as a platform runs it: as nobody special, on a read-only root, as process 1."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit import images
+from tests.kit.containers import Container, Mount, Network, Plan
+
+pytestmark = [
+    pytest.mark.kit,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(os.geteuid() != 0, reason="containers need root"),
+]
+DATA = "/var/lib/traffic-manager/data"
+KEY = "team-a/payments/prod/v2"
+URL = "https://payments.example.com/v2"
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[str]:
+    yield images.built_image()
+    images.remove_containers()
+
+
+@pytest.fixture(scope="module")
+def docker(image: str) -> Any:  # Any: Docker's own document
+    return images.configuration(image)
+
+
+@pytest.fixture(scope="module")
+def root(image: str) -> Path:
+    return images.mounted(image)
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    with Network() as network:
+        yield network
+
+
+def a_plan(root: Path, docker: Any, data: Path, *command: str, **environment: str) -> Plan:
+    """Return how a platform runs the image: with one volume, and a pepper in a file."""
+    data.mkdir(exist_ok=True)
+    uid, gid = map(int, docker["User"].split(":"))
+    os.chown(data, uid, gid)
+    pepper = data.parent / "pepper"
+    pepper.write_text("5f0c1b7a" * 8)
+    return Plan(
+        root,
+        [*docker["Entrypoint"], *(command or docker["Cmd"])],
+        dict(item.split("=", 1) for item in docker["Env"])
+        | {"AUTH_PEPPER_FILE": "/run/secrets/pepper"}
+        | environment,
+        docker["User"],
+        docker["WorkingDir"],
+        is_read_only=True,
+        mounts=[Mount(DATA, data), Mount("/run/secrets/pepper", pepper, is_read_only=True)],
+    )
+
+
+def test_it_is_less_than_200_mb_beyond_its_base(image: str) -> None:
+    assert 50 < images.megabytes_of(image) - images.megabytes_of(images.BASE) < 200
+
+
+def test_it_is_nobody_special(docker: Any) -> None:
+    assert docker["User"] == "10001:10001"
+    assert "ENVIRONMENT=production" in docker["Env"]
+
+
+def test_nothing_in_it_can_install_or_build(root: Path) -> None:
+    programs = {path.name for path in (root / "opt/traffic-manager/bin").iterdir()}
+    assert "traffic-manager" in programs
+    assert {name for name in programs if name.startswith(("pip", "uv-", "wheel"))} == set()
+    assert not (root / "opt/pip").exists()
+    assert not (root / "source").exists()
+
+
+def test_it_answers_a_resolve_and_ends_on_sigterm(
+    root: Path, docker: Any, network: Network, tmp_path: Path
+) -> None:
+    plan = a_plan(root, docker, tmp_path / "data", DRAIN_SECONDS="0")
+    space = network.attach("node", 2)
+    with Container(plan, tmp_path / "node", space, network.hosts) as node:
+        node.wait_until_healthy(docker["Healthcheck"]["Test"])
+        made = node.run("traffic-manager", "keys", "create", "--role", "admin", "--owner", "ops")
+        key = {"TM_API_KEY": made.stdout.strip()}
+        assert node.run("traffic-manager", "routes", "put", KEY, URL, environment=key).returncode == 0
+        assert node.run("traffic-manager", "resolve", KEY, environment=key).stdout == f"{URL}\n"
+        assert node.run("traffic-manager", "resolve", KEY).returncode != 0
+        assert (
+            Path(f"/proc/{node.pid}/status").read_text().split("NSpid:")[1].split("\n")[0].split()[-1] == "1"
+        )
+        assert node.stop() == 0
+
+
+def test_it_writes_nowhere_but_to_its_volume(
+    root: Path, docker: Any, network: Network, tmp_path: Path
+) -> None:
+    space = network.attach("node", 2)
+    with Container(a_plan(root, docker, tmp_path / "data"), tmp_path / "node", space, network.hosts) as node:
+        node.wait_until_healthy(docker["Healthcheck"]["Test"])
+        refused = node.run(
+            "sh", "-c", "touch /opt/traffic-manager/x || touch /tmp/x || touch /var/lib/traffic-manager/x"
+        )
+        assert refused.stderr.count("Read-only file system") == 3
+        written = {path.name for path in (tmp_path / "data").iterdir()}
+        assert "traffic-manager.db" in written
+
+
+def test_without_a_pepper_it_does_not_start(
+    root: Path, docker: Any, network: Network, tmp_path: Path
+) -> None:
+    plan = a_plan(root, docker, tmp_path / "data", AUTH_PEPPER_FILE="")
+    with Container(plan, tmp_path / "node", network.attach("node", 2), network.hosts) as node:
+        assert node.wait() == 1
+        assert "AUTH_PEPPER: must be set" in node.log()
