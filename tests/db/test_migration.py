@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -18,12 +21,28 @@ from sqlalchemy.engine.interfaces import ReflectedColumn
 import traffic_manager.db.migrations
 from tests.db.conftest import POSTGRES
 from tests.db.engines import Counts, SqlEngine, postgres_settings_of, sqlite_settings
+from tests.node import wait_until
 from tests.routing.builders import a_key, commit, create
+from tests.servers import PostgresServer
 from traffic_manager.config.settings import DbSettings
-from traffic_manager.db.migrate import _engine, _upgrade, check_schema, found_version, migrate
-from traffic_manager.db.pool import open_database
+from traffic_manager.db.migrate import (
+    WAIT_MS,
+    _upgrade,
+    check_schema,
+    found_version,
+    migrate,
+    opened_engine,
+    plan,
+    version_at,
+)
+from traffic_manager.db.pool import LOCK_TIMEOUT_S, open_database
 from traffic_manager.db.schema import NEXT_SCHEMA_VERSION, SCHEMA_VERSION, metadata
 from traffic_manager.errors import SchemaMismatch, StartRefused
+
+_A_ROUTE = """insert into routes (tenant, service, env, version, url, is_active, revision, created_at, updated_at)
+    values"""
+_WAITING = """select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()
+    and query ~* '^(create index|alter table)'"""
 
 
 @pytest.fixture(params=["sqlite", POSTGRES])
@@ -39,6 +58,13 @@ def version_of(settings: DbSettings) -> str | None:
     database = open_database(settings, Counts().counters)
     with closing(database.connect()) as connection, connection.reading() as session:
         return found_version(session, database.dialect)
+
+
+def differences_from_models(settings: DbSettings) -> Any:  # Any: as Alembic names them
+    """Return how the tables differ from what the program works with."""
+    with opened_engine(settings) as engine, engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        return compare_metadata(context, metadata)
 
 
 def test_schema_version_is_the_newest_migration() -> None:
@@ -71,11 +97,7 @@ def test_migrating_from_several_places_at_once_makes_one_history(new_database: D
 
 def test_models_are_what_the_migrations_build(new_database: DbSettings) -> None:
     migrate(new_database)
-    engine = _engine(new_database)
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
-        assert compare_metadata(context, metadata) == []
-    engine.dispose()
+    assert differences_from_models(new_database) == []
 
 
 @pytest.mark.servers
@@ -87,6 +109,74 @@ def test_names_compare_byte_by_byte_in_postgresql_whatever_the_database_says(
         and table_name in ('routes', 'changes') and column_name in ('tenant', 'service', 'env', 'version')"""
     )
     assert columns == [(8,)]
+
+
+def test_plan_is_the_sql_that_migrating_runs(
+    new_database: DbSettings, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    planned = plan(new_database)
+    if new_database.is_postgres:
+        (tmp_path / "plan.sql").write_text(planned)
+        server: PostgresServer = request.getfixturevalue("postgres")
+        options = ("-q", "-v", "ON_ERROR_STOP=1", "-f", str(tmp_path / "plan.sql"))
+        server.run("psql", *options, database=new_database.name)
+    else:
+        new_database.path.parent.mkdir()
+        with closing(sqlite3.connect(new_database.path)) as connection:
+            connection.executescript(planned)
+    assert version_of(new_database) == SCHEMA_VERSION
+    assert differences_from_models(new_database) == []
+    engine = SqlEngine(new_database)
+    assert commit(engine.store, create())[0].route is not None
+    engine.close()
+
+
+def test_plan_changes_nothing_and_is_empty_when_nothing_is_to_do(new_database: DbSettings) -> None:
+    plan(new_database)
+    assert version_at(new_database) is None
+    assert new_database.is_postgres or not new_database.path.exists()
+    migrate(new_database)
+    assert plan(new_database) == ""
+
+
+def test_plan_begins_where_the_tables_are(new_database: DbSettings) -> None:
+    migrate_to(new_database, "0008")
+    assert "CREATE TABLE limits" in plan(new_database)
+    assert "CREATE TABLE routes" not in plan(new_database)
+
+
+@pytest.mark.servers
+def test_plan_says_what_the_servers_role_may_do(postgres_settings: dict[str, str]) -> None:
+    owner = postgres_settings_of(postgres_settings)
+    of_both = {"user": "app", "migrate_user": owner.user, "migrate_password": owner.password}
+    assert 'grant select, insert on changes to "app";' in plan(owner.model_copy(update=of_both))
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("version", ["0003", "0007"], ids=["index of routes", "column of changes"])
+def test_migrating_that_waits_for_a_long_transaction_lets_others_write(
+    postgres: PostgresServer, postgres_settings: dict[str, str], version: str
+) -> None:
+    settings = postgres_settings_of(postgres_settings)
+    migrate_to(settings, version)
+    target = postgres.conninfo(settings.name)
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(target) as holder:
+        holder.execute(f"{_A_ROUTE} ('long', 's', 'e', 'v', 'u', true, 1, 0, 0)")
+        holder.execute("select 1 from changes")
+        migrating = pool.submit(migrate, settings)
+        with psycopg.connect(target, autocommit=True) as writer:
+            wait_until(lambda: writer.execute(_WAITING).fetchone() is not None, 30.0, "waiting for a lock")
+            writer.execute("set lock_timeout = '30s'")
+            writer.execute(f"{_A_ROUTE} ('short', 's', 'e', 'v', 'u', true, 1, 0, 0)")
+            writer.execute("update changes set revision = revision")
+        assert not migrating.done()
+        holder.rollback()
+        assert migrating.result(60.0) == SCHEMA_VERSION
+    assert differences_from_models(settings) == []
+
+
+def test_migration_gives_a_lock_up_before_a_change_that_waits_behind_it_does() -> None:
+    assert WAIT_MS < LOCK_TIMEOUT_S * 1000
 
 
 def test_database_without_tables_is_refused_with_what_to_do(new_database: DbSettings) -> None:
@@ -159,6 +249,13 @@ def _columns(connection: Connection) -> dict[str, dict[str, ReflectedColumn]]:
         table: {column["name"]: column for column in inspector.get_columns(table)}
         for table in inspector.get_table_names()
     }
+
+
+def migrate_to(settings: DbSettings, version: str) -> None:
+    """Make the tables of an earlier *version*."""
+    with opened_engine(settings) as engine, engine.connect() as connection:
+        _upgrade(connection, version)
+        connection.commit()
 
 
 def test_migrated_database_is_accepted(new_database: DbSettings) -> None:

@@ -50,18 +50,50 @@ def serve(
     exit_with(lambda: run(settings, writer, migrate_first=migrate))
 
 
-def migrate() -> None:
+def migrate(
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print the SQL that it would run, and run nothing.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether there is something to do: exit code 1 if so.")
+    ] = False,
+) -> None:
     """Bring the database's tables up to date; safe to run again."""
-    from traffic_manager.db.migrate import migrate as run
-
+    if plan and check:
+        raise typer.BadParameter("--plan and --check: give one of them")
     settings = given_settings()
     start_logging(settings)
+    work = _plan_migration if plan else _check_version if check else _migrate
+    exit_with(lambda: work(settings))
 
-    def work() -> int:
-        typer.echo(f"The tables are of version {run(settings.db)}.")
-        return 0
 
-    exit_with(work)
+def _migrate(settings: Settings) -> int:
+    from traffic_manager.db.migrate import migrate as run
+
+    typer.echo(f"The tables are of version {run(settings.db)}.")
+    return 0
+
+
+def _plan_migration(settings: Settings) -> int:
+    from traffic_manager.db.migrate import plan
+
+    statements = plan(settings.db)
+    if statements:
+        typer.echo(statements)
+    else:
+        typer.echo("There is nothing to do.", err=True)
+    return 0
+
+
+def _check_version(settings: Settings) -> int:
+    from traffic_manager.db.migrate import version_at
+    from traffic_manager.db.schema import SCHEMA_VERSION
+
+    found = version_at(settings.db)
+    is_good = found is not None and found >= SCHEMA_VERSION
+    todo = "" if is_good else ": run `traffic-manager migrate`"
+    typer.echo(f"The tables are of version {found or 'none'}, this program's are of {SCHEMA_VERSION}{todo}.")
+    return 0 if is_good else FAILED
 
 
 def relay(context: typer.Context) -> None:

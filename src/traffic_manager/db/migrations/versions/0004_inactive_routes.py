@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from alembic import op
+
+from traffic_manager.db.migrations.online import build_index
 
 revision = "0004"
 down_revision = "0003"
@@ -12,8 +13,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Build it; PostgreSQL makes changes wait for about a second per million routes."""
-    op.create_index(
+    """Build it, while others write."""
+    build_index(
         "ix_routes_inactive",
         "routes",
         ["tenant", "service", "env", "version"],

@@ -18,5 +18,5 @@ depends_on = None
 
 def upgrade() -> None:
     """Set it; no row is touched, and nobody waits."""
-    if op.get_bind().dialect.name == "postgresql":
+    if op.get_context().dialect.name == "postgresql":
         op.execute("alter table routes set (fillfactor = 70)")
