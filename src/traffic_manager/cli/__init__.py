@@ -16,6 +16,7 @@ from traffic_manager import __version__
 from traffic_manager.cli import (
     audit,
     changes,
+    copying,
     health,
     keys,
     limits,
@@ -70,6 +71,7 @@ health.register(app)
 keys.register(app)
 limits.register(app)
 audit.register(app)
+copying.register(app)
 
 
 def main() -> None:
