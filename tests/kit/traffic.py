@@ -55,7 +55,7 @@ class Traffic:
     def _habits(self) -> list[tuple[Habit, Node, float]]:
         """Return what is done, where, and after which pause in seconds."""
         each: list[tuple[Habit, float]] = [
-            (_resolves, 0.01),
+            (_resolves, 0.03),
             (_changes, 0.1),
             (_asks_for_what_is_not_there, 0.2),
             (_asks_in_batches, 0.5),
