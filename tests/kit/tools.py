@@ -140,6 +140,7 @@ TOOLS: Mapping[str, Tool] = {
         FromNpm("tsc", "typescript@5.9.3 @grafana/schema@13.2.3"),
         FromDebian("buildah", "buildah"),
         FromDebian("mmdebstrap", "mmdebstrap"),
+        FromDebian("docker-compose", "docker-compose"),
     )
 }
 
