@@ -159,11 +159,15 @@ class Forger:
 
     def forget_the_beginning(self) -> Sequence[str]:
         """Remove the oldest rows as compaction does."""
+        self.forget(self.at)
+        return [f"changes up to revision {self.at} are gone"]
+
+    def forget(self, revision: int) -> None:
+        """Remove the rows up to *revision*, as compaction does."""
         chain = "(select chain from changes where revision = ?)"
         move = f"update meta set compacted_revision = ?, compacted_chain = {chain}"  # noqa: S608 constants
-        self.run(move, self.at, self.at)
-        self.run("delete from changes where revision <= ?", self.at)
-        return [f"changes up to revision {self.at} are gone"]
+        self.run(move, revision, revision)
+        self.run("delete from changes where revision <= ?", revision)
 
     def exchange(self) -> Sequence[str]:
         """Let it be another history."""
@@ -266,6 +270,24 @@ def test_nothing_is_signed_that_does_not_follow_from_what_was_signed(
     forger = Forger(folder / "routes.db", seed=1)
     forger.at = at
     way(forger)
+    key = SigningKey(folder / "audit.pem", "AUDIT_KEY_FILE")
+    heads = (folder / "heads.jsonl").read_bytes()
+    with HeadSigner(engine.database, key, folder / "heads.jsonl", lambda _: None) as signer:
+        assert not signer.sign()
+    assert (folder / "heads.jsonl").read_bytes() == heads
+    engine.close()
+
+
+@pytest.mark.parametrize("beyond", [1, 2])
+def test_nothing_is_signed_where_changes_are_gone_that_no_head_covers(
+    evidence: Path, tmp_path: Path, beyond: int
+) -> None:
+    """Whoever moves the boundary of what is forgotten past the last head could write anything after it."""
+    folder = _copied(evidence, tmp_path / "copy")
+    engine = SqlEngine(sqlite_settings(folder))
+    for number in range(2):
+        _commit(engine, number, create(a_key(f"later-{number}")))
+    Forger(folder / "routes.db", seed=1).forget(CHANGES + beyond)
     key = SigningKey(folder / "audit.pem", "AUDIT_KEY_FILE")
     heads = (folder / "heads.jsonl").read_bytes()
     with HeadSigner(engine.database, key, folder / "heads.jsonl", lambda _: None) as signer:

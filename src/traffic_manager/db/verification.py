@@ -121,13 +121,19 @@ def verify(
 
 def check_since(database: Database, revision: int, chain: bytes) -> Verification:
     """Return what differs in the log after *revision*, where the digest was *chain*; the routes are not looked at.
-    What was forgotten since then is passed over. Raises SourceUnavailable."""
+    From 0 on, what was forgotten is passed over. Raises SourceUnavailable."""
     with database.reading() as session:
         start = only(session.row(_START))
-    if start[3] > revision:
-        revision, chain = start[3], bytes(start[4])
+    boundary = start[3]
+    if boundary and not revision:
+        revision, chain = boundary, bytes(start[4])
     told = Verification(Head(*start[:3]), revision, {}, chain)
-    if told.head.revision < revision:
+    if boundary > revision:
+        told.found(
+            f"revisions {revision + 1} to {boundary} are gone, and nobody looked at them before: "
+            "whatever follows could have been written anew"
+        )
+    elif told.head.revision < revision:
         told.found(f"revision {revision} was there before, and the log ends at {told.head.revision}")
     elif revision and chain_at(database, revision)[1] != chain.hex():
         told.found(f"revision {revision}: its digest was another one before")
