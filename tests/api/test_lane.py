@@ -157,6 +157,15 @@ def test_lines_and_headers_that_came_apart_are_answered_alike(
     assert fast == documented
 
 
+def test_a_line_that_came_before_is_not_answered_until_its_head_is_whole(twins: Twins) -> None:
+    request = a_request(LINES[0])
+    twins.lane.exchange(request)
+    cut = request.index(b" HTTP/1.1")
+    for at in (cut, cut + 9, cut + 11):
+        fast, documented = twins.answers(request[:at], request[at:])
+        assert fast == documented
+
+
 def test_a_line_and_headers_that_came_apart_are_not_parsed_again(
     twins: Twins, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,7 +203,9 @@ class LaneConnection(Connection):
         self._messages = 0  # that began in the data at hand
         self._taken: Plain | None = None  # the last of them, if it was answered here
         # What followed the line of the last plain resolve, and what it says: a client mostly sends the same again.
-        self._headers, self._manner = b"", _NO_MANNER
+        # None at first: nothing is what follows a line that has not come whole.
+        self._headers: bytes | None = None
+        self._manner = _NO_MANNER
         self._write: PlainWrite | None = None  # whose body is on its way
 
     def connection_lost(self, exc: Exception | None) -> None:
