@@ -289,12 +289,13 @@ class Overloaded(Busy):
 
 
 class TooManyWatchers(Busy):
-    """As many wait for changes at this worker as may."""
+    """As many wait for changes at this worker as may: of all, or of *owner* alone."""
 
     retry_after_s = range(5, 8)
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} wait for changes at this worker already (WATCH_LIMIT); try again")
+    def __init__(self, limit: int, owner: str | None = None) -> None:
+        whose = "WATCH_LIMIT" if owner is None else f"of {owner} alone: WATCH_LIMIT_PER_PRINCIPAL"
+        super().__init__(f"{limit} wait for changes at this worker already ({whose}); try again")
 
 
 class IssuerUnavailable(SourceUnavailable):

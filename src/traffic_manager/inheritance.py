@@ -60,7 +60,8 @@ def empty_memory(settings: Settings) -> Memory:
     issuers = _issuers(settings.auth.issuers_file)
     limits = Limits(defaults_of(settings))
     certificates = _certificates(settings.tls)
-    return Memory(mirror, Watchers(settings.watch.limit), keyring, limits, certificates, issuers)
+    watchers = Watchers(settings.watch.limit, settings.watch.most_of_principal)
+    return Memory(mirror, watchers, keyring, limits, certificates, issuers)
 
 
 def _certificates(settings: TlsSettings) -> Certificates | None:

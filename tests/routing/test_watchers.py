@@ -231,6 +231,19 @@ def test_no_more_than_the_limit_may_watch_and_who_leaves_makes_room() -> None:
     assert (len(watchers), watchers._groups) == (0, {})
 
 
+def test_one_owner_leaves_places_for_others_and_gets_its_own_back() -> None:
+    watchers = Watchers(limit=4, most_of_owner=2)
+    mine = [watchers.watching(ANY, after=0, owner="mine") for _ in range(3)]
+    with mine[0], mine[1]:
+        with pytest.raises(TooManyWatchers, match="of mine alone"), mine[2]:
+            pass
+        with watchers.watching(ANY, after=0, owner="other"), watchers.watching(ANY, after=0):
+            assert len(watchers) == 4
+    with mine[2]:
+        assert len(watchers) == 1
+    assert (len(watchers), watchers._of_owner) == (0, {})
+
+
 @on_a_loop
 async def test_sink_takes_what_comes_while_its_watcher_waits_and_wakes_nobody() -> None:
     watchers = some_watchers()

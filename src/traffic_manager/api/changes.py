@@ -98,7 +98,7 @@ async def _awaited(
     parts: Parts, caller: Principal, wanted: NameFilter, head: Head, limit: int, wait_s: float
 ) -> ChangePage:
     """Return what matches after *head* as soon as there is something, or nothing when time is up."""
-    with parts.watchers.watching(wanted, head.revision, parts.gate.still_admits(caller)) as watcher:
+    with parts.watching(caller, wanted, head.revision) as watcher:
         page = await watcher.next(wait_s)
     parts.gate.recheck(caller)
     if page is not None and not page.told:

@@ -38,7 +38,7 @@ from traffic_manager.routing.ports import Head, NameFilter, RouteStore
 from traffic_manager.routing.registry import Registry, Written
 from traffic_manager.routing.resolver import CATCH_UP_S, Resolver
 from traffic_manager.routing.urls import UrlPolicy
-from traffic_manager.routing.watchers import Watchers
+from traffic_manager.routing.watchers import Watcher, Watchers
 
 Result = TypeVar("Result")
 
@@ -73,6 +73,11 @@ class Parts:
     scan_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     # So many watchers at a time read the database; other readers keep the rest of the threads.
     watchers_turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+
+    def watching(self, caller: Principal, wanted: NameFilter, after: int) -> Watcher:
+        """Return what *caller* waits with for changes that match, after revision *after*, for as long as it may."""
+        owner = None if self.gate.is_open else caller.counted_as
+        return self.watchers.watching(wanted, after, self.gate.still_admits(caller), owner)
 
     async def read(
         self, work: Callable[[], Result], at_least: Position | None, head_of: Callable[[Result], Head]

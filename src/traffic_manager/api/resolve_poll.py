@@ -24,7 +24,7 @@ async def wait_for_change(
     changed by now, if that cannot be known any more, or if *after* is of another history."""
     if after is not None and not _is_unchanged(parts, key, answer, after):
         return False
-    with parts.watchers.watching(NameFilter(*key), answer.as_of, parts.gate.still_admits(caller)) as watcher:
+    with parts.watching(caller, NameFilter(*key), answer.as_of) as watcher:
         await watcher.next(wait_s)
     parts.gate.recheck(caller)
     return True

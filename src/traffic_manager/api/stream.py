@@ -165,12 +165,13 @@ def _question_of(scope: Scope) -> Question:
 
 async def _serve(parts: Parts, question: Question, scope: Scope, send: Send) -> None:
     """Serve the stream until it ends. Raises TrafficManagerError before anything is sent, or never."""
-    parts.limiter.charge(Kind.LISTS, question.caller.counted_as, question.wanted.only_tenant)
+    if not scope["state"].get("is_charged"):  # by the front, which could not begin it
+        parts.limiter.charge(Kind.LISTS, question.caller.counted_as, question.wanted.only_tenant)
+        scope["state"]["is_charged"] = True
     head, start = await _start(parts, question)
-    is_admitted = parts.gate.still_admits(question.caller)
     start_at = head.revision if start is None else start
     scope["headers"].clear()  # all is known, and they would last as long as the stream
-    with parts.watchers.watching(question.wanted, start_at, is_admitted) as watcher:
+    with parts.watching(question.caller, question.wanted, start_at) as watcher:
         stream = _Stream(parts, watcher, head.epoch8, send, scope["extensions"][EXTENSION]["connection"])
         await stream.run(has_snapshot=start is None and question.has_snapshot)
 

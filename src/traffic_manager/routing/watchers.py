@@ -8,7 +8,7 @@ Nothing is queued for a watcher: one that is busy when its changes come reads th
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 
@@ -45,11 +45,11 @@ def always() -> bool:
 
 class Watcher:
     """Is told the changes that match *wanted* after revision *position*, in their order, each once, as long as
-    *is_admitted*; one of *watchers* within its block."""
+    *is_admitted*; one of *watchers* within its block. *owner*: whose it is; None where nobody is asked."""
 
     __slots__ = (
-        *("_is_admitted", "_is_behind", "_next", "_waiter", "_watchers", "ending", "position", "sink"),
-        "wanted",
+        *("_is_admitted", "_is_behind", "_next", "_waiter", "_watchers", "ending", "owner", "position"),
+        *("sink", "wanted"),
     )
 
     def __init__(
@@ -58,7 +58,9 @@ class Watcher:
         wanted: NameFilter,
         position: int,
         is_admitted: Callable[[], bool],
+        owner: str | None,
     ) -> None:
+        self.owner = owner
         self._is_admitted = is_admitted
         self._watchers = watchers
         self._waiter: asyncio.Future[None] | None = None
@@ -170,9 +172,12 @@ class Watcher:
 
 
 class Watchers:
-    """All watchers of one worker, by what they ask for; at most *limit* of them."""
+    """All watchers of one worker, by what they ask for; at most *limit* of them, and *most_of_owner* of one (None: as
+    many), so that nobody takes the places of all."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, most_of_owner: int | None = None) -> None:
+        self._most_of_owner = limit if most_of_owner is None else most_of_owner
+        self._of_owner: Counter[str] = Counter()
         self.recent = RecentChanges()
         self._limit = limit
         self._watchers: set[Watcher] = set()
@@ -184,9 +189,15 @@ class Watchers:
         """Return how many there are."""
         return len(self._watchers)
 
-    def watching(self, wanted: NameFilter, after: int, is_admitted: Callable[[], bool] = always) -> Watcher:
-        """Return a watcher that is told, within its block, what matches after revision *after*."""
-        return Watcher(self, wanted, after, is_admitted)
+    def watching(
+        self,
+        wanted: NameFilter,
+        after: int,
+        is_admitted: Callable[[], bool] = always,
+        owner: str | None = None,
+    ) -> Watcher:
+        """Return a watcher of *owner* that is told, within its block, what matches after revision *after*."""
+        return Watcher(self, wanted, after, is_admitted, owner)
 
     def applied(self, changes: Slice) -> None:
         """Tell each watcher of what matches."""
@@ -245,6 +256,10 @@ class Watchers:
         """Tell it from now on. Raises TooManyWatchers."""
         if len(self) >= self._limit:
             raise TooManyWatchers(self._limit)
+        if watcher.owner is not None:
+            if self._of_owner[watcher.owner] >= self._most_of_owner:
+                raise TooManyWatchers(self._most_of_owner, watcher.owner)
+            self._of_owner[watcher.owner] += 1
         if self._is_closed:
             watcher.end(Ending.DRAINING)
         self._watchers.add(watcher)
@@ -254,6 +269,10 @@ class Watchers:
     def remove(self, watcher: Watcher) -> None:
         """Forget the watcher, and its groups with the last of each."""
         self._watchers.discard(watcher)
+        if watcher.owner is not None:
+            self._of_owner[watcher.owner] -= 1
+            if not self._of_owner[watcher.owner]:
+                del self._of_owner[watcher.owner]
         for names in watcher.wanted.patterns:
             groups = self._groups[_asked(names)]
             groups[names].discard(watcher)
