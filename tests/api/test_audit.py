@@ -47,7 +47,16 @@ def test_a_stream_tells_it_too(stack: Node, api: httpx2.Client) -> None:
 
 
 def test_an_ill_formed_reason_is_400_and_names_the_header(sqlite_api: httpx2.Client) -> None:
-    for bad in (b"", b"r" * 257, b"\xfc", b"a\tb", "a\u202eb".encode(), "a\u200bb".encode()):
+    for bad in (
+        b"",
+        b"r" * 257,
+        b"\xfc",
+        b"a\tb",
+        "\u2800".encode(),
+        "\u3164, \u3164".encode(),
+        "a\u202eb".encode(),
+        "a\u200bb".encode(),
+    ):
         for path in (ROUTES, f"{ROUTES}/activate"):
             body = {**a_fresh_key(), **({"url": URL} if path == ROUTES else {})}
             refused = sqlite_api.post(path, json=body, headers=[(b"TM-Reason", bad)])

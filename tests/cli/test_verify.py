@@ -61,6 +61,16 @@ def test_a_digest_that_was_seen_before_shows_a_log_that_was_cut_off_or_written_a
     assert (cut.returncode, cut.stdout) == (1, "revision 2 was there before, and the log ends at 1\n")
 
 
+@pytest.mark.parametrize("cell", ["update changes set actor", "update routes set url"])
+def test_a_text_that_is_none_is_told_and_no_traceback(node: Node, cell: str) -> None:
+    _make(node)
+    with sqlite3.connect(node.environment["DB_PATH"]) as database:
+        database.execute(f"{cell} = cast(x'ff' as text)")
+    found = _verify(node)
+    assert (found.returncode, "a text that is not UTF-8" in found.stderr) == (1, True), found.stderr
+    assert "Traceback" not in found.stderr
+
+
 def test_what_is_no_digest_is_refused(node: Node) -> None:
     assert _verify(node, "--known", "2:abc").returncode == 2
 

@@ -305,6 +305,10 @@ def _translated(counters: Counters) -> Iterator[None]:
 
 
 def _translation(code: int, message: str) -> SourceUnavailable | None:
+    if message.startswith("Could not decode to UTF-8"):
+        return SourceUnavailable(
+            "the SQLite file holds a text that is not UTF-8, which nobody here wrote: restore it"
+        )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Busy("the SQLite file is locked by another process")
     if code == sqlite3.SQLITE_INTERRUPT:
