@@ -6,11 +6,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
+import httpx2
 import pytest
 
 from tests.monitoring.exposition import values
-from tests.node import Node, wait_until
+from tests.node import Node, path_of, wait_until
 from tests.promises import history
 from tests.promises.caller import RESOLVE, Answer, Caller
 from tests.promises.crew import Reader, Writer, a_crew, keys, new_url
@@ -161,3 +164,26 @@ def wait_for_reads(ledger: Ledger, count: int) -> None:
     """Return when so many more reads are answered."""
     wanted = len(ledger.reads) + count
     wait_until(lambda: len(ledger.reads) >= wanted, 30.0, f"{count} more reads")
+
+
+def test_one_idempotency_key_at_both_nodes_at_once_makes_one_change_100_of_100(nodes: list[Node]) -> None:
+    key = RouteKey.known("once", "payments", "prod", "v2")
+    with nodes[0].client() as first, nodes[1].client() as second, ThreadPoolExecutor(2) as both:
+        for number in range(100):
+            together = Barrier(2)
+
+            def send(
+                client: httpx2.Client, number: int = number, together: Barrier = together
+            ) -> httpx2.Response:
+                together.wait(10.0)
+                body = {"url": f"https://once-{number}.example.com"}
+                return client.put(
+                    path_of(key._asdict()), json=body, headers={"Idempotency-Key": f"once-{number}"}
+                )
+
+            here, there = both.map(send, (first, second))
+            assert (here.status_code, here.content) == (there.status_code, there.content)
+            assert here.headers["TM-Revision"] == there.headers["TM-Revision"]
+            assert sum("Idempotency-Replayed" in answer.headers for answer in (here, there)) == 1
+        told = first.get("/api/v1/changes", params={"tenant": "once", "limit": "1000"}).json()["changes"]
+    assert [change["url"] for change in told] == [f"https://once-{n}.example.com" for n in range(100)]
