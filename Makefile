@@ -5,7 +5,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: run install install-dev test test-failed check lint types imports services lock bench bench-full model faults \
-	faults-full seeded-bugs soak canary fuzz kit dist clean
+	faults-full seeded-bugs soak canary fuzz fuzz-minute kit dist clean
 
 run: install
 	@$(BIN)/traffic-manager serve
@@ -83,11 +83,17 @@ fuzz: install-dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.txt
 	@TMPDIR=/dev/shm $(BIN)/python -m tests.fuzz --runs 1000000 --publish $(FUZZ)
 
+# The same for a minute of each target: for every change, where there is room for it.
+fuzz-minute: install-dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.txt
+	@TMPDIR=/dev/shm $(BIN)/python -m tests.fuzz --seconds 60 $(FUZZ)
+
 check: lint types imports
 
 lint: install-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/bandit --quiet --recursive src --severity-level medium --configfile pyproject.toml
 
 types: install-dev
 	@$(BIN)/mypy

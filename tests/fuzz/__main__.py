@@ -1,7 +1,8 @@
 """Fuzzes each target for long, guided by coverage: `python -m tests.fuzz [TARGET...]`, with atheris installed.
 
-Each target runs in a process of its own. What it could not take is printed, with the bytes in a file `crash-...` of
-the folder where it was started. `--publish` writes what came of it to docs/security-results.md.
+Each target runs in a process of its own, for so many `--runs` or `--seconds`. What it could not take is printed, with
+the bytes in a file `crash-...` of the folder where it was started. `--publish` writes what came of it to
+docs/security-results.md.
 """
 
 from __future__ import annotations
@@ -34,21 +35,29 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("targets", nargs="*")
     options.add_argument("--runs", type=int, default=1_000_000)
+    options.add_argument("--seconds", type=int, help="of each target, instead of runs")
     options.add_argument("--publish", action="store_true")
     options.add_argument("--alone", help=argparse.SUPPRESS)
     given = options.parse_args()
+    limit = f"-runs={given.runs}" if given.seconds is None else f"-max_total_time={given.seconds}"
     if given.alone:
-        _fuzz(given.alone, given.runs)
+        _fuzz(given.alone, limit)
     from tests.fuzz.targets import targets
 
-    rows = [_row(name, given.runs) for name in given.targets or targets()]
+    rows = [_row(name, _asked(given)) for name in given.targets or targets()]
     if given.publish:
         publish("Fuzzing", _PAGE.format(runs=given.runs, rows="\n".join(rows)))
     return 1 if any(not row.endswith("| 0 |") for row in rows) else 0
 
 
-def _row(name: str, runs: int) -> str:
-    command = [sys.executable, "-m", "tests.fuzz", "--alone", name, "--runs", str(runs)]
+def _asked(given: argparse.Namespace) -> list[str]:
+    if given.seconds is not None:
+        return ["--seconds", str(given.seconds)]
+    return ["--runs", str(given.runs)]
+
+
+def _row(name: str, asked: list[str]) -> str:
+    command = [sys.executable, "-m", "tests.fuzz", "--alone", name, *asked]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     ended = re.search(r"Done (\d+) runs in (\d+) second", done.stderr)
     reached = re.findall(r"cov: (\d+)", done.stderr)
@@ -61,7 +70,7 @@ def _row(name: str, runs: int) -> str:
     return row
 
 
-def _fuzz(name: str, runs: int) -> None:
+def _fuzz(name: str, limit: str) -> None:
     """Fuzz one target, and end the process."""
     atheris: Any = importlib.import_module("atheris")  # Any: it is installed for this alone
     with atheris.instrument_imports(include=["traffic_manager"]):
@@ -72,7 +81,7 @@ def _fuzz(name: str, runs: int) -> None:
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(target.seeds):
             (Path(corpus) / str(number)).write_bytes(seed)
-        limits = [f"-runs={runs}", "-seed=1", "-max_len=4096", f"-timeout={_SLOWEST_S}", "-rss_limit_mb=2048"]
+        limits = [limit, "-seed=1", "-max_len=4096", f"-timeout={_SLOWEST_S}", "-rss_limit_mb=2048"]
         atheris.Setup([sys.argv[0], *limits, corpus], target.read)
         atheris.Fuzz()
 

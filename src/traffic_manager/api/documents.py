@@ -8,6 +8,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from traffic_manager.api.problems import INTERNAL, PROBLEMS, JsonObject
+from traffic_manager.api.reason import MAX_CHARACTERS
 from traffic_manager.api.schemas import ProblemAnswer, ResolveAnswer, ResolveBatchAnswer, RouteAnswer
 from traffic_manager.routing.model import NAME_PATTERN
 
@@ -33,6 +34,8 @@ _FLAGS = {
     "Age": _header("For how many seconds it has been so."),
 }
 _TAGS = r'(W/)?"[!#-+.-~]*"(, (W/)?"[!#-+.-~]*")*'
+_KEY = r"[!#-\[\]-~]{1,255}"
+_TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
 _POSITION = r"[0-9a-f]{8}\.(0|[1-9][0-9]{0,17})"
 # What parameters look like, by name, with an example. They are checked elsewhere, so that every way in gives the same
 # errors.
@@ -46,6 +49,10 @@ _GRAMMARS = {
     "after": (rf"{_POSITION}|[0-9]{{1,18}}", "0"),
     "if-match": (rf"\*|{_TAGS}", '"4be1f0a2.42"'),
     "if-none-match": (rf"\*|{_TAGS}", "*"),
+    "Idempotency-Key": (f'"{_KEY}"|{_KEY}', '"0d0e2ab0-57e5-4c37-9a2f-5a1e9a0d5b7c"'),
+    "TM-Reason": (rf"(?=.*[^ ,]).{{1,{MAX_CHARACTERS}}}", "OPS-42: moved to another host"),
+    "since": (_TIME, "2026-11-27T12:00:00Z"),
+    "until": (_TIME, "2026-11-27T12:00:00Z"),
 }
 # As pydantic calls them where a spelling is checked first.
 _BOUNDS = {"ge": "minimum", "le": "maximum"}
