@@ -141,17 +141,6 @@ def test_other_tenants_are_answered_while_one_is_refused(admin: httpx2.Client) -
     assert statuses == [429, 200] * 5
 
 
-def test_a_principal_s_limit_holds_for_each_of_its_keys(node: Node, admin: httpx2.Client) -> None:
-    set_limit(admin, "busy", "principal", lists=0)
-    for _ in range(2):
-        with node.client() as client:
-            client.headers.update(bearer(a_key_for(node, "viewer:*/*", owner="busy")))
-            wait_until(lambda: client.get("/api/v1/whoami").status_code == 200)
-            answer = client.get(ROUTES)
-        assert answer.headers["ratelimit-policy"] == '"principal-lists";q=0;w=1'
-    assert admin.get(ROUTES).status_code == 200
-
-
 @pytest.fixture
 def caller(node: Node) -> Iterator[Callable[[str, str], httpx2.Client]]:
     """Makes callers: `caller("viewer:team-a/*", "alice")` has a key of that owner."""
@@ -164,6 +153,55 @@ def caller(node: Node) -> Iterator[Callable[[str, str], httpx2.Client]]:
             return client
 
         yield made
+
+
+def test_a_principal_s_limit_holds_for_each_of_its_keys(
+    admin: httpx2.Client, caller: Callable[[str, str], httpx2.Client]
+) -> None:
+    clients = [caller("viewer:*/*", "busy") for _ in range(2)]
+    set_limit(admin, "busy", "principal", lists=0)
+    for client in clients:
+        assert client.get(ROUTES).headers["ratelimit-policy"] == '"principal-lists";q=0;w=1'
+    assert admin.get(ROUTES).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/api/v1/whoami", "/api/v1/mirror", "/metrics", "/openapi.json", "/docs", "/docs/assets/swagger-ui.css"],
+)
+def test_no_call_but_those_of_health_is_under_no_limit(
+    admin: httpx2.Client, caller: Callable[[str, str], httpx2.Client], path: str
+) -> None:
+    owner = f"reader-of-{path.strip('/').replace('/', '-')}"
+    client = caller("viewer:*/*", owner)
+    assert client.get(path).status_code == 200
+    # More than what a machine, however slow, gets of it until it asks again.
+    set_limit(admin, owner, "principal", lists=1)
+    assert 429 in (client.get(path).status_code for _ in range(MANY))
+    assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("last", [{"tenant": "foreign"}, {"version": "-"}, {"url": ""}, {"operation": "x"}])
+def test_a_batch_that_is_refused_costs_its_caller_what_was_looked_at(
+    admin: httpx2.Client, caller: Callable[[str, str], httpx2.Client], last: Json
+) -> None:
+    owner = f"refused-{next(iter(last))}"
+    client = caller("editor:own/*", owner)
+    set_limit(admin, owner, "principal", writes=1)
+    good = {"operation": "put", "url": URL, **a_key(tenant="own")}
+    batch = {"operations": [good] * 999 + [{**good, **last}]}
+    refused, again = (client.post(f"{ROUTES}/batch", json=batch) for _ in range(2))
+    assert (refused.status_code in (400, 403, 422), again.status_code) == (True, 429)
+    assert again.headers["ratelimit-policy"].startswith('"principal-writes"')
+
+
+def test_a_stream_that_cannot_begin_is_charged_once(
+    admin: httpx2.Client, caller: Callable[[str, str], httpx2.Client]
+) -> None:
+    client = caller("viewer:*/*", "late")
+    set_limit(admin, "late", "principal", lists=1)
+    answer = client.get(f"{CHANGES}/stream", params={"after": "999999999"})
+    assert (answer.status_code, code_of(answer)) == (410, "history-gone")
 
 
 def test_owner_of_the_same_name_in_another_tenant_uses_nothing_up(

@@ -31,11 +31,11 @@ def stub(authority: Authority) -> Iterator[Stub]:
         yield stub
 
 
-def a_node(folder: Path, *stubs: Stub) -> Node:
+def a_node(folder: Path, *stubs: Stub, **settings: str) -> Node:
     """Return a server that takes tokens of *stubs*."""
     file = folder / "issuers.json"
     file.write_text(json.dumps([stub.described(name=f"corp{n or ''}") for n, stub in enumerate(stubs)]))
-    return Node(folder, {**REQUIRED, "AUTH_ISSUERS_FILE": str(file)})
+    return Node(folder, {**REQUIRED, "AUTH_ISSUERS_FILE": str(file), **settings})
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +167,18 @@ def test_provider_that_was_never_there_is_503_for_its_tokens_alone(
                 assert answer.headers["Retry-After"] in "123"
                 assert resolve(client, a_key(), **shown(away)).status_code == 503
                 wait_until_taken(client, shown(stub))
+
+
+def test_tokens_that_cannot_be_checked_are_limited_by_address_as_wrong_ones_are(
+    tmp_path: Path, authority: Authority
+) -> None:
+    with a_provider(authority, jwks(rsa("r1"))) as away:
+        away.stop()
+        with a_node(tmp_path, away, LIMIT_FAILED_SIGN_INS="2") as node:
+            node.start()
+            with node.client(timeout_s=30.0) as client:
+                statuses = [client.get(WHOAMI, headers=shown(away)).status_code for _ in range(4)]
+    assert statuses == [503, 503, 429, 429]
 
 
 def test_token_that_ends_is_refused_from_then_on(stub: Stub, client: httpx2.Client) -> None:

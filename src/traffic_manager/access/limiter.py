@@ -221,6 +221,20 @@ class Limiter:
         for bucket, cost in due:
             bucket.take(cost, now)
 
+    def check(self, kind: Kind, owner: str) -> None:
+        """Raise RateLimited if *owner* has nothing left: before anything is done for a request."""
+        principals = self._shelves[kind][1]
+        bucket = principals.bucket(owner, now := self._now()) if principals.is_used else None
+        if bucket is not None:
+            self._check(kind, bucket, 1, now)
+
+    def charge_refused(self, kind: Kind, owner: str, cost: int) -> None:
+        """Let *owner* alone pay for a request that was refused; of many at once one may overdraw."""
+        principals = self._shelves[kind][1]
+        bucket = principals.bucket(owner, now := self._now()) if principals.is_used else None
+        if bucket is not None and bucket.has(1, now):
+            bucket.take(cost, now)
+
     def _charge_one(self, tenants: _Shelf, principals: _Shelf, owner: str, tenant: str | None) -> None:
         now = self._now()
         first = tenants.bucket(tenant, now) if tenant is not None and tenants.is_used else None

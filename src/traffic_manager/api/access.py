@@ -37,6 +37,7 @@ Receive = Any
 Send = Any
 App = Any
 Refuse = Callable[[Scope, TrafficManagerError], tuple[int, Headers, bytes]]
+Check = Callable[[Scope, Principal], None]
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +50,7 @@ ANONYMOUS = Principal(
     sources=("AUTH_MODE=open",),
 )
 _NOBODY = Principal("nobody", ())
-_SCRAPER = Principal("anonymous", (Grant(Role.VIEWER, None, None),))
+SCRAPER = Principal("anonymous", (Grant(Role.VIEWER, None, None),))
 # The extension of a scope that has the certificate which the client of its connection has shown.
 CERTIFICATE = "traffic_manager.certificate"
 HEALTH = ("/health", "/health/live", "/health/ready")
@@ -159,12 +160,12 @@ def _credential_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 def free_calls(gate: Gate, *, metrics_are_free: bool) -> Mapping[str, Principal]:
     """Return the paths that ask for no credential, and as whom they are answered."""
     free = dict.fromkeys(HEALTH, _NOBODY)
-    return free | {METRICS: _SCRAPER} if metrics_are_free and not gate.is_open else free
+    return free | {METRICS: SCRAPER} if metrics_are_free and not gate.is_open else free
 
 
 class Door:
     """An ASGI app before *app*: answers requests without a good credential with what *refuse* renders. *failed* is
-    told of each of them, and may raise another refusal."""
+    told of each of them, and may raise another refusal; so may *check*, which is told of the others."""
 
     def __init__(
         self,
@@ -172,11 +173,13 @@ class Door:
         gate: Gate,
         free: Mapping[str, Principal],
         refuse: Refuse,
-        failed: Callable[[Scope], None],
+        failed: Callable[[Scope, TrafficManagerError], None],
+        check: Check,
     ) -> None:
         self._app = app
         self._gate = gate
         self._failed = failed
+        self._check = check
         self._free = free
         self._refuse = refuse
 
@@ -198,10 +201,12 @@ class Door:
 
     async def _admitted(self, scope: Scope) -> Principal:
         try:
-            return await self._gate.admit_patiently(scope["headers"], _certificate_of(scope))
-        except Unauthenticated:
-            self._failed(scope)
+            principal = await self._gate.admit_patiently(scope["headers"], _certificate_of(scope))
+        except (Unauthenticated, IssuerUnavailable) as error:
+            self._failed(scope, error)
             raise
+        self._check(scope, principal)
+        return principal
 
 
 def _certificate_of(scope: Scope) -> ClientCertificate | None:

@@ -13,11 +13,14 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from traffic_manager import __version__
+from traffic_manager.access.permissions import Principal
 from traffic_manager.api import changes, keys, limits, operations, problems, resolve_batch, routes, stream
 from traffic_manager.api.access import HEALTH, Door, free_calls, principal_of
+from traffic_manager.api.charges import Charges
 from traffic_manager.api.context import Parts
 from traffic_manager.api.documents import describe_parameters
 from traffic_manager.api.head import HeadAsGet
+from traffic_manager.api.paths import PathsAsTheyCame
 from traffic_manager.api.refusals import Refusals
 from traffic_manager.api.requests import shown
 from traffic_manager.api.schemas import ProblemAnswer
@@ -30,6 +33,7 @@ from traffic_manager.errors import (
     InvalidInput,
     RequestRefused,
     TrafficManagerError,
+    Unauthenticated,
 )
 from traffic_manager.monitoring.middleware import RequestMonitoring
 
@@ -102,17 +106,24 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     api.add_exception_handler(HTTPException, _on_http_error)
     api.openapi = lambda: describe(api)  # type: ignore[method-assign] # FastAPI's documented way
     api.add_middleware(stream.StreamFront, parts=parts)
+    api.add_middleware(PathsAsTheyCame, refuse=_refuse)
     free = free_calls(parts.gate, metrics_are_free=parts.settings.auth.metrics == "open")
     failures = FailedSignIns(parts.settings.limit.failed_sign_ins)
 
     api.state.refusals = refusals = Refusals(parts.metrics)
 
-    def failed(scope: Any) -> None:  # Any: an ASGI scope
+    def failed(scope: Any, error: TrafficManagerError) -> None:  # Any: an ASGI scope
         address, method, path, correlation_id = _whence(parts, scope)
-        refusals.sign_in_failed(address, method, path, correlation_id)
+        if isinstance(error, Unauthenticated):
+            refusals.sign_in_failed(address, method, path, correlation_id)
         failures.count(address)
 
-    api.add_middleware(Door, gate=parts.gate, free=free, refuse=_refuse, failed=failed)
+    api.state.charges = charges = Charges(parts.limiter)
+
+    def check(scope: Any, caller: Principal) -> None:  # Any: an ASGI scope
+        charges.check(caller, scope["method"], scope["path"])
+
+    api.add_middleware(Door, gate=parts.gate, free=free, refuse=_refuse, failed=failed, check=check)
     api.add_middleware(HeadAsGet)
     api.add_middleware(Shedding, overload=parts.overload, refuse=_refuse)
     api.add_middleware(
@@ -212,6 +223,8 @@ def _problem(request: Request, error: TrafficManagerError) -> Response:
     if isinstance(cause, Forbidden):
         whence = _whence(request.app.state.parts, request.scope)
         request.app.state.refusals.denied(principal_of(request).name, *whence)
+    charges: Charges = request.app.state.charges
+    charges.refused(principal_of(request), request.method, request.url.path, error)
     status, headers, body = _refuse(request.scope, error)
     response = Response(body, status)
     response.raw_headers[:0] = headers

@@ -29,6 +29,7 @@ router = APIRouter(prefix="/api/v1", route_class=StrictRoute, tags=["access"])
 @router.get("/whoami", **documented(200, schemas.WhoAmIAnswer, 400))
 async def whoami(parts: GivenParts, caller: GivenCaller) -> Response:
     """Return who the caller is here, what they may do where, and what says so."""
+    parts.limiter.charge(Kind.LISTS, caller.counted_as, None)
     document = {
         "name": caller.name,
         "credential": caller.credential,

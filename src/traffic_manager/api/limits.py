@@ -54,6 +54,7 @@ async def put_limit(
     is as the settings say, and with none of them nothing is set any more."""
     caller.check(Operation.SET_LIMIT, None, None)
     limit = Limit(*_checked(subject, name), **body.model_dump())
+    parts.limiter.charge(Kind.WRITES, caller.counted_as, None)
     came_to = await parts.reads.run(lambda: parts.limit_registry.put(caller, author, limit))
     await parts.follower.reached(came_to.head.revision, CATCH_UP_S)
     headers = [REPLAYED] if came_to.is_replay else None

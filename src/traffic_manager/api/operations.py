@@ -14,9 +14,10 @@ import orjson
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 
+from traffic_manager.access.limits import Kind
 from traffic_manager.access.permissions import Operation
 from traffic_manager.api import schemas
-from traffic_manager.api.access import GivenCaller
+from traffic_manager.api.access import SCRAPER, GivenCaller
 from traffic_manager.api.context import GivenParts, json_answer
 from traffic_manager.api.documents import documented
 from traffic_manager.errors import RequestRefused, SourceUnavailable
@@ -68,6 +69,7 @@ async def mirror(parts: GivenParts, caller: GivenCaller) -> Response:
     """Say where the memory of the worker stands that answers, for `traffic-manager verify`: it asks on for the
     routes over the same connection, which stays with the same worker."""
     caller.check(Operation.READ_METRICS, None, None)
+    parts.limiter.charge(Kind.LISTS, caller.counted_as, None)
     held = parts.mirror
     if held.head is None:
         raise SourceUnavailable("this worker has not loaded the routes yet")
@@ -96,13 +98,16 @@ _METRICS = documented(200, None, 503)["responses"] | {200: _EXPOSITION}
 async def metrics(parts: GivenParts, caller: GivenCaller) -> Response:
     """Return the metrics of all workers as Prometheus reads them."""
     caller.check(Operation.READ_METRICS, None, None)
+    if caller is not SCRAPER:  # whom anybody could use up
+        parts.limiter.charge(Kind.LISTS, caller.counted_as, None)
     body = await asyncio.to_thread(parts.metrics.render)
     return Response(body, media_type=parts.metrics.content_type, headers=_NOT_KEPT)
 
 
 @router.get("/openapi.json", include_in_schema=False)
-async def document(request: Request) -> Response:
+async def document(request: Request, parts: GivenParts, caller: GivenCaller) -> Response:
     """Return the description of the API."""
+    parts.limiter.charge(Kind.LISTS, caller.counted_as, None)
     body = orjson.dumps(request.app.openapi())
     return Response(body, media_type="application/json", headers=_NOT_KEPT)
 
@@ -111,9 +116,10 @@ docs_router = APIRouter(include_in_schema=False)
 
 
 @docs_router.get("/docs")
-async def docs() -> Response:
+async def docs(parts: GivenParts, caller: GivenCaller) -> Response:
     """Return the page that shows the API. It runs its own script alone, asks this server alone, and stands in no
     frame."""
+    parts.limiter.charge(Kind.LISTS, caller.counted_as, None)
     page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="Traffic Manager API",
@@ -133,8 +139,9 @@ def _hash_of_script(page: str) -> str:
 
 
 @docs_router.get("/docs/assets/{name}")
-async def asset(name: str) -> Response:
+async def asset(name: str, parts: GivenParts, caller: GivenCaller) -> Response:
     """Return a file of the documentation page."""
+    parts.limiter.charge(Kind.LISTS, caller.counted_as, None)
     if name not in _ASSETS:
         raise RequestRefused(404, "not-found", "there is nothing here")
     return Response(_read(name), media_type=_ASSETS[name], headers={"Cache-Control": "max-age=86400"})
