@@ -5,7 +5,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: run install install-dev test test-failed check lint types imports services lock bench bench-full model faults \
-	faults-full seeded-bugs soak canary fuzz fuzz-minute kit dist clean
+	faults-full seeded-bugs soak canary fuzz fuzz-minute kit docs dist clean
 
 run: install
 	@$(BIN)/traffic-manager serve
@@ -116,12 +116,24 @@ lock:
 		-o requirements-fuzz.txt
 	uv pip compile -q --universal --generate-hashes --no-header --no-emit-find-links --group dist \
 		-o requirements-dist.txt
+	uv pip compile -q --universal --generate-hashes --no-header --no-emit-find-links --group site \
+		-c requirements-dev.txt -o requirements-site.txt
 
 # Ratios against nginx, etcd and others in the same run: ten minutes at most, twenty with a million routes.
 # Writes benchmarks/README.md, results/ and charts/, and says what is slower than the last committed run.
 bench bench-full: install-dev
 	@$(BIN)/python -m benchmarks.install
 	@$(BIN)/python -m benchmarks --publish $(if $(filter bench-full,$@),--full)
+
+# The documentation as a site, in SITE; fails for a link or an anchor that leads nowhere. Opens without a network.
+SITE := build/site
+docs: install-dev $(VENV)/installed-site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(SITE)
+	@echo "open $(SITE)/index.html"
+
+$(VENV)/installed-site: requirements-site.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-site.txt
+	@touch $@
 
 # What is given out, into DIST: sdist, wheel, and the bill of materials (CycloneDX) of an environment that holds the wheel,
 # what requirements.txt pins, and nothing else.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.docs.shown import end_session
 from tests.node import SOURCE
 from tests.servers.ports import free_port
 
@@ -66,20 +66,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
     try:
         told, _ = running.communicate(timeout=100)
     finally:
-        _end(running.pid)
+        end_session(running.pid)
     assert running.returncode == 0, told + (folder / "server.log").read_text()
     return told
-
-
-def _end(session: int) -> None:
-    """End whatever is left of a script and what it started."""
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                if os.getsid(int(process.name)) == session:
-                    os.kill(int(process.name), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
 
 
 def test_they_are_ten() -> None:

@@ -39,7 +39,7 @@ from traffic_manager.monitoring.middleware import RequestMonitoring
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
-_DESCRIPTION = """Which URL serves a version of a service of a tenant in an environment, right now?
+DESCRIPTION = """Which URL serves a version of a service of a tenant in an environment, right now?
 
 Routes are created, changed and resolved here; every change has a revision in one order.
 Every GET answers HEAD, too. Errors are RFC 9457 problem documents."""
@@ -60,7 +60,7 @@ _CODES = {
 }
 
 
-_ROUTERS: tuple[APIRouter, ...] = (
+ROUTERS: tuple[APIRouter, ...] = (
     resolve_batch.router,
     routes.router,
     changes.router,
@@ -83,7 +83,7 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
     api = FastAPI(
         title="Traffic Manager",
         version=__version__,
-        description=_DESCRIPTION,
+        description=DESCRIPTION,
         lifespan=lifespan,
         openapi_url=None,
         docs_url=None,
@@ -197,7 +197,7 @@ def _allowed(path: str) -> str:
     """Return the methods that are taken at *path*; the framework tells only those of the first route there."""
     matching = (
         route
-        for router in _ROUTERS
+        for router in ROUTERS
         for route in router.routes
         if isinstance(route, APIRoute) and route.path_regex.match(path)
     )
