@@ -18,7 +18,7 @@ from traffic_manager.routing.model import Change, RouteKey
 
 # An answer without a flag is at most this far behind the database.
 FRESH_NS = 1_000_000_000
-WRITE_STATUSES = frozenset({0, 200, 201, 204, 404, 409, 412, 503})
+WRITE_STATUSES = frozenset({0, 200, 201, 204, 404, 409, 412, 429, 503})
 STATUSES = WRITE_STATUSES | {304, 400, 401, 403, 405, 406, 408, 410, 413, 414, 415, 422, 428, 429, 431, 501}
 
 
