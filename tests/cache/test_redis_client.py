@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 import redis
+import uvloop
 from structlog.testing import capture_logs
 
 from tests.cache.conftest import settings_of
@@ -126,6 +127,26 @@ async def test_thawed_redis_is_found_again_and_the_log_says_both_once(own_redis:
     assert not client.is_left_alone
     assert [line["event"] for line in log] == ["cache_lost", "cache_reached_again"]
     await client.close()
+
+
+@pytest.mark.servers
+def test_connection_that_ends_before_the_command_is_a_miss(own_redis: RedisServer) -> None:
+    async def ask_on_a_closed_connection(redis: redis.asyncio.Redis) -> bool:
+        connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call] # redis-py's
+        try:
+            connection._writer.transport.abort()
+            await connection.send_command("GET", "x")
+            return True
+        finally:
+            await redis.connection_pool.release(connection)
+
+    async def ask() -> None:
+        client = impatient(own_redis)
+        assert await client.call(ask_on_a_closed_connection) is None
+        assert await client.call(lambda r: r.ping())
+        await client.close()
+
+    uvloop.run(ask())  # which tells of it otherwise than asyncio
 
 
 @on_a_loop

@@ -73,7 +73,8 @@ class RedisClient:
                 result = await command(self._redis)
         except MaxConnectionsError:
             return None  # we are busy, Redis is not away: this call goes without
-        except (RedisError, OSError, TimeoutError, ValueError) as error:
+        # RuntimeError: what uvloop says of a connection that was closed before it was written to.
+        except (RedisError, OSError, TimeoutError, ValueError, RuntimeError) as error:
             self._failed(error)
             return None
         if self.is_left_alone:
