@@ -125,14 +125,19 @@ def test_rule_finds_what_it_is_for(name: str) -> None:
 def test_our_code_keeps_to_it(name: str) -> None:
     rule, _ = RULES[name]
     found = [(path, ast.unparse(node)) for path, tree in MODULES.items() for node in rule(tree)]
-    assert [place for place in found if not place[1].startswith(tuple(REVIEWED))] == []
+    assert [place for place in found if not _begins(place[1], tuple(REVIEWED))] == []
 
 
 def test_what_was_reviewed_is_still_there() -> None:
     found = [
         ast.unparse(node) for rule, _ in RULES.values() for tree in MODULES.values() for node in rule(tree)
     ]
-    assert [text for text in REVIEWED if not any(place.startswith(text) for place in found)] == []
+    assert [text for text in REVIEWED if not any(_begins(place, (text,)) for place in found)] == []
+
+
+def _begins(code: str, reviewed: tuple[str, ...]) -> bool:
+    """Return whether *code* begins like one of those; which quotes are written depends on Python's version."""
+    return code.replace('"', "'").startswith(tuple(text.replace('"', "'") for text in reviewed))
 
 
 def test_statements_stand_in_the_room_of_the_database_alone() -> None:

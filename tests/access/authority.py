@@ -30,6 +30,8 @@ class Authority:
         self._certificate = (
             _unsigned(self._name, self._name, self._key.public_key(), timedelta(days=1))
             .add_extension(is_ca, critical=True)
+            .add_extension(_signs_certificates(), critical=True)
+            .add_extension(self._identifier(), critical=False)
             .sign(self._key, hashes.SHA256())
         )
         self.file = folder / f"{name}.pem"
@@ -44,6 +46,9 @@ class Authority:
         common = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "not looked at")])
         unsigned = _unsigned(common, self._name, key.public_key(), lifetime)
         unsigned = unsigned.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        # Python 3.13 and newer take no certificate that does not say whose key signed it.
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._identifier())
+        unsigned = unsigned.add_extension(issuer, critical=False)
         if names:
             unsigned = unsigned.add_extension(x509.SubjectAlternativeName(names), critical=False)
         stem = self._folder / f"{next(_numbers)}"
@@ -58,6 +63,9 @@ class Authority:
         )
         return files
 
+    def _identifier(self) -> x509.SubjectKeyIdentifier:
+        return x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+
     def settings_for_a_server(self) -> dict[str, str]:
         """Return the settings of a server with a certificate of ours."""
         certificate, key = self.issue(*SERVER, is_server=True)
@@ -69,6 +77,18 @@ class Authority:
         if shown is not None:
             context.load_cert_chain(*shown)
         return context
+
+
+def _signs_certificates() -> x509.KeyUsage:
+    others = (
+        "digital_signature",
+        "content_commitment",
+        "key_encipherment",
+        "data_encipherment",
+        "key_agreement",
+    )
+    never = dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
+    return x509.KeyUsage(key_cert_sign=True, crl_sign=True, **never)
 
 
 def _unsigned(

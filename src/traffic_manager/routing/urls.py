@@ -110,7 +110,13 @@ def _address(host: str) -> _Address | None:
     except ValueError:
         return None
     is_bracketed = host.startswith("[")
-    return address if str(address) == bare and is_bracketed == (address.version == 6) else None
+    return address if _spelled(address) == bare and is_bracketed == (address.version == 6) else None
+
+
+def _spelled(address: _Address) -> str:
+    """Return an address in its one form: Python 3.13 and newer write an IPv4 address within one with dots."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return f"::ffff:{int(mapped) >> 16:x}:{int(mapped) & 0xFFFF:x}" if mapped else str(address)
 
 
 def _embedded(address: _Address) -> list[_Address]:
