@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -15,10 +15,11 @@ from tests.access.authority import SERVER, Authority
 from tests.access.issue import REQUIRED, a_key_for
 from tests.kit.traffic import Keys
 from tests.monitoring.observability import PROMETHEUS
-from tests.node import Node
+from tests.node import Node, wait_until
 from tests.servers import KafkaServer, PostgresServer, RedisServer
 from tests.servers.ports import HOST
 from tests.servers.prometheus import PrometheusServer
+from traffic_manager.errors import SourceUnavailable
 
 _numbers = count(1)
 _SETTINGS = {
@@ -66,7 +67,7 @@ def observed(servers: Servers, folder: Path) -> Iterator[Observed]:
         nodes = [stack.enter_context(_node(folder / name, settings, authority)) for name in ("one", "two")]
         for node in nodes:
             node.start("--migrate")
-        config = _configured(folder, nodes, a_key_for(nodes[0], "viewer:*/*"), authority)
+        config = _configured(folder, nodes, _a_key(nodes[0], "viewer:*/*"), authority)
         prometheus = stack.enter_context(PrometheusServer(config))
         yield Observed(servers, nodes, prometheus, _keys(nodes[0]), authority)
 
@@ -91,7 +92,18 @@ def _node(folder: Path, settings: Mapping[str, str], authority: Authority) -> No
 
 
 def _keys(node: Node) -> Keys:
-    return Keys(a_key_for(node, "editor:*/*"), a_key_for(node, "resolver:team-b/*", owner="bob"))
+    return Keys(_a_key(node, "editor:*/*"), _a_key(node, "resolver:team-b/*"))
+
+
+def _a_key(node: Node, grant: str) -> str:
+    """Return a new key; on a busy machine the first connection may take longer than a server waits for it."""
+
+    def made() -> str:
+        with suppress(SourceUnavailable):
+            return a_key_for(node, grant, owner=grant.partition(":")[0])
+        return ""
+
+    return wait_until(made, 60.0, "a key")
 
 
 def _configured(folder: Path, nodes: Sequence[Node], key: str, authority: Authority) -> Path:
