@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -245,3 +247,18 @@ def test_the_password_is_in_no_log_line_and_no_error(kafka: MockKafka) -> None:
     assert [line for line in logs if line["event"] == "librdkafka"], "librdkafka's log comes to ours"
     assert producer.last_error
     assert SECRET not in f"{logs} {producer.last_error!r} {raised.value!r}"
+
+
+def test_closed_producer_leaves_no_thread_behind(kafka: MockKafka) -> None:
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = threads()
+        with a_producer(settings_of(kafka, create_topic=True)):
+            assert threads() > before
+        assert threads() <= before
+    finally:
+        gc.enable()

@@ -99,6 +99,9 @@ class KafkaProducer:
 
     def close(self) -> None:
         """Forget what is not sent and what is in flight (Kafka may still take it), and disconnect."""
+        # At once, and not when this is found to be garbage: each client has four threads.
+        self._watch.close()
+        self._creation = None
         with suppress(KafkaException):  # there is nothing left to do about it
             self._producer.purge(in_queue=True, in_flight=True, blocking=False)
             self._producer.close()

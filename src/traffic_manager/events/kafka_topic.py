@@ -91,6 +91,10 @@ class TopicWatch:
             self._answer = answers[self._topic]
         return self._found
 
+    def close(self) -> None:
+        """Disconnect; nobody may look afterwards."""
+        del self._admin
+
     def _take(self, answer: Future[TopicDescription]) -> None:
         if answer.exception() is not None:
             return  # Kafka is away, or the topic is: sending tells which
