@@ -20,7 +20,9 @@ TAKEN_IN = {
     "benchmarks/README.md": "benchmarks.md",
 }
 _FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2 *$", re.DOTALL | re.MULTILINE)
-_LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)(?=[)#])")
+_LINK = re.compile(r"(!?\[(?P<text>[^\]]*)\]\()(?!\w+:)(?P<to>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
+# What `openapi` makes for the site is in no folder of the repository.
+_MADE = "docs/openapi/"
 
 
 def place_of(page: str) -> str:
@@ -31,8 +33,8 @@ def place_of(page: str) -> str:
 def targets(page: str, text: str) -> Iterator[str]:
     """Yield the places in the repository that the page links to."""
     for prose in _FENCE.split(text):
-        for link in _LINK.findall(prose or ""):
-            yield _target(page, link)
+        for link in _LINK.finditer(prose or ""):
+            yield _target(page, link["to"])
 
 
 def _target(page: str, link: str) -> str:
@@ -43,8 +45,11 @@ def on_the_site(page: str, text: str) -> str:
     """Return *text* with every link as the site needs it; what is not on the site is named, not linked."""
 
     def there(match: re.Match[str]) -> str:
-        address = address_of(_target(page, match[1]))
-        return posixpath.relpath(address, posixpath.dirname(page) or ".") if address else match[1]
+        address = address_of(_target(page, match["to"]))
+        if not address:
+            return match["text"]
+        way = posixpath.relpath(address, posixpath.dirname(page) or ".")
+        return f"{match[1]}{way}{match['anchor'] or ''})"
 
     return _outside_code(text, lambda prose: _LINK.sub(there, prose))
 
@@ -55,7 +60,7 @@ def address_of(place: str) -> str:
         place = f"{place}/README.md"
     if place in TAKEN_IN:
         return TAKEN_IN[place]
-    if not (ROOT / place).is_file():
+    if not (ROOT / place).is_file() and not place.startswith(_MADE):
         return ""
     return re.sub(r"(^|/)\.", r"\1", place.removeprefix("docs/"))  # files with a dot are not taken in
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from importlib.resources import files as resources
 from typing import Any
@@ -46,10 +47,15 @@ def files() -> dict[str, str | bytes]:
     return found | {"openapi/openapi.json": text, "openapi/browse.html": _PAGE % text.replace("</", "<\\/")}
 
 
+def _told(call: dict[str, Any]) -> str:  # Any: a JSON document
+    """Return the first sentence of what is said of a call."""
+    return re.split(r"(?<=\.)\s", call.get("description", call["summary"]), maxsplit=1)[0].replace("\n", " ")
+
+
 def calls() -> str:
     """Return a table of all calls, in Markdown."""
     rows = [
-        f"| `{method.upper()} {path}` | {call['summary']} | {', '.join(call['responses'])} |"
+        f"| `{method.upper()} {path}` | {_told(call)} | {', '.join(sorted(call['responses']))} |"
         for path, methods in document()["paths"].items()
         for method, call in methods.items()
     ]

@@ -53,6 +53,12 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     assert written - listed == decisions
 
 
+def test_start_page_leads_to_every_page() -> None:
+    linked = {target for target, _ in _LINK.findall((DOCS / "index.md").read_text())}
+    written = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} - {"index.md"}
+    assert {page for page in written if not page.startswith("adr/0")} - linked == set()
+
+
 def test_every_decision_is_in_the_list_of_decisions() -> None:
     listed = set(re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (DOCS / "adr" / "README.md").read_text()))
     assert listed == {path.name for path in (DOCS / "adr").glob("0*.md")}
@@ -81,6 +87,8 @@ def _links() -> ModuleType:
         ),
         ("benchmarks.md", "![c](charts/latency.svg)", "![c](benchmarks/charts/latency.svg)"),
         ("readme.md", "[e](.env.example)", "[e](env.example)"),
+        ("index.md", "all in [`src`](../src), as", "all in `src`, as"),
+        ("openapi.md", "[b](openapi/browse.html)", "[b](openapi/browse.html)"),
         ("index.md", "[w](https://example.com/a.md), `x`", "[w](https://example.com/a.md), `x`"),
         ("index.md", "```\n[b](../README.md)\n```\n", "```\n[b](../README.md)\n```\n"),
     ],
