@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +16,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "helm"
 PROPERTIES = json.loads((CHART / "values.schema.json").read_text())["properties"]
 # Set from other values, or fixed.
+# Beside those of OpenTelemetry, of which its library has more than we know.
 OF_THE_CHART = {"API_PORT", "API_WORKERS", "DRAIN_SECONDS", "SNAPSHOT_PATH", "DB_PATH"}
 
 
@@ -29,14 +31,20 @@ def settings_of_a_server() -> dict[str, str]:
         section.variable(field): str(about.annotation)
         for section in sections
         for field, about in section.model_fields.items()
+        if not section.variable(field).startswith("OTEL_")
     }
 
 
 def test_values_take_every_setting_as_what_it_is() -> None:
     known = {name: kind for name, kind in settings_of_a_server().items() if name not in OF_THE_CHART}
+    values, mounts = (_but_for_opentelemetry(PROPERTIES[name]) for name in ("settings", "files"))
     files = {name for name, kind in known.items() if "SecretStr" in kind or "Path" in kind}
-    assert sorted(PROPERTIES["files"]["properties"]) == sorted(files)
-    assert sorted(PROPERTIES["settings"]["properties"]) == sorted(known.keys() - files)
+    assert sorted(mounts) == sorted(files)
+    assert sorted(values) == sorted(known.keys() - files)
+
+
+def _but_for_opentelemetry(schema: dict[str, dict[str, object]]) -> list[str]:
+    return [name for name in schema["properties"] if not name.startswith("OTEL_")]
 
 
 def test_migration_takes_every_plain_setting_of_the_database() -> None:
@@ -57,6 +65,14 @@ def test_rules_are_those_of_prometheus() -> None:
 def test_chart_is_of_this_version() -> None:
     about = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert about["appVersion"] == traffic_manager.__version__
+
+
+def test_pod_runs_as_the_image_is_made() -> None:
+    image = (DEPLOY.parent / "Dockerfile").read_text()
+    templates = "".join(path.read_text() for path in (CHART / "templates").iterdir())
+    (user, group, folder) = re.findall(r"^USER (\d+):(\d+)\nWORKDIR (\S+)$", image, re.MULTILINE)[0]
+    assert f"runAsUser: {user}\nrunAsGroup: {group}\n" in templates
+    assert f"workingDir: {folder}\n" in templates
 
 
 def test_default_values_are_all_in_the_schema() -> None:

@@ -291,7 +291,7 @@ def test_network_is_closed_but_for_who_is_named() -> None:
     assert entrance["ports"] == [{"protocol": "TCP", "port": 8000}]
     dns, *others = policy["egress"]
     assert {port["port"] for port in dns["ports"]} == {53}
-    assert [rule["ports"][0]["port"] for rule in others] == [5432, 6379, 9093]
+    assert [rule["ports"][0]["port"] for rule in others] == [5432, 6379, 9093, 4318]
     for kind in ("Deployment", "Job"):
         assert (
             policy["podSelector"]["matchLabels"].items()
@@ -310,6 +310,12 @@ def test_scrapes_show_a_key_and_are_named_as_the_rules_expect() -> None:
     assert "authorization" not in chart.one("by-hand", "ServiceMonitor")["spec"]["endpoints"][0]
 
 
+def test_file_of_opentelemetry_has_no_name_of_ours() -> None:
+    """Its library reads the certificate itself; the server reads the headers, which are a secret."""
+    environment = chart.environment("production")
+    assert {"OTEL_EXPORTER_OTLP_CERTIFICATE", "OTEL_EXPORTER_OTLP_HEADERS_FILE"} <= environment.keys()
+
+
 def test_large_numbers_are_written_out() -> None:
     environment = chart.environment("production")
     assert environment["MIRROR_MAX_ROUTES"] == "2000000"
@@ -321,6 +327,7 @@ def test_large_numbers_are_written_out() -> None:
     [
         ("postgres", ["settings.DB_HOSTT=x"], "DB_HOSTT"),
         ("postgres", ["settings.DB_PASSWORD=x"], "DB_PASSWORD"),
+        ("postgres", ["settings.OTEL_EXPORTER_OTLP_HEADERS=x"], "OTEL_EXPORTER_OTLP_HEADERS"),
         ("postgres", ["settings.API_PORT=9000"], "API_PORT"),
         ("postgres", ["replicas=0"], "replicas"),
         ("postgres", ["replica=3"], "replica"),

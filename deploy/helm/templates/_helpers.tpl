@@ -43,7 +43,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   value: {{ if kindIs "float64" $value }}{{ if eq (floor $value) $value }}{{ int64 $value | quote }}{{ else }}{{ $value | quote }}{{ end }}{{ else }}{{ $value | quote }}{{ end }}
 {{- end }}
 {{- range $name, $_ := .files }}
-- name: {{ $name }}{{ if not (regexMatch "_(FILE|SSLROOTCERT|LOCATION)$" $name) }}_FILE{{ end }}
+- name: {{ $name }}{{ if not (regexMatch "_(FILE|SSLROOTCERT|LOCATION|CERTIFICATE)$" $name) }}_FILE{{ end }}
   value: /run/secrets/traffic-manager/{{ $name }}
 {{- end }}
 {{- end -}}
