@@ -37,6 +37,7 @@ _TRY_FOR_S = 60.0
 _TURN_S = 600.0
 _AGAIN_S = 0.5
 _MIGRATION_LOCK = 7236717
+_SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def migrate(settings: DbSettings) -> str:
@@ -213,7 +214,7 @@ def _run_alembic(version: str, *, output: TextIO | None = None, **attributes: ob
     from alembic.config import Config
 
     config = Config(output_buffer=output)
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_SCRIPTS))
     config.attributes.update(attributes)
     command.upgrade(config, version, sql=output is not None)
 
