@@ -17,12 +17,14 @@ from traffic_manager.cli import (
     audit,
     changes,
     copying,
+    doctor,
     health,
     keys,
     limits,
     options,
     routes,
     server,
+    top,
     transfer,
     writes,
 )
@@ -72,6 +74,8 @@ keys.register(app)
 limits.register(app)
 audit.register(app)
 copying.register(app)
+doctor.register(app)
+top.register(app)
 
 
 def main() -> None:

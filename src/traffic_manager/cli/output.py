@@ -112,20 +112,21 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     column `url` goes under the route, so that both stay whole for as long as possible. Columns whose name
     ends with `#` hold numbers."""
     console, found = _stdout(), list(rows)
-    shown = _table(columns, found)
+    shown = as_table(columns, found)
     unbounded = console.options.update(width=_UNFOLDED_COLUMNS)
     if (
         tuple(columns[-2:]) == ("route", "url")
         and console.measure(shown, options=unbounded).maximum > console.width
     ):
         stacked = [(*row[:-2], row[-2] + (f"\n  {row[-1]}" if row[-1] else "")) for row in found]
-        shown = _table(columns[:-1], stacked)
+        shown = as_table(columns[:-1], stacked)
     with console.capture() as rendered:
         console.print(shown)
     _write(rendered.get())
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def as_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return the table that `table` writes."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -326,6 +326,13 @@ class Client:
             raise self._failure(answer)
         return Readiness(answer.status_code == 200, document)
 
+    def metrics(self) -> str:
+        """Return the node's metrics, in Prometheus's text form."""
+        answer = self._send("GET", f"{self._base}/metrics")
+        if answer.status_code != 200:
+            raise self._failure(answer)
+        return answer.text
+
     # One call
 
     def _change(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
+from urllib.parse import quote
 
 from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
@@ -105,3 +107,26 @@ def _secrets_of(sections: Iterable[Section]) -> Mapping[str, str]:
             if isinstance(value, SecretStr):
                 found[section.variable(field)] = value.get_secret_value()
     return found
+
+
+def without_secrets(text: str, env_file: Path | None = Path(".env")) -> str:
+    """Return *text* with `***` for every secret that this process was given, whether its settings are good or not: as
+    it stands, and as it would stand in JSON or in a URL."""
+    for secret in sorted(_given_secrets(env_file), key=len, reverse=True):
+        for written in (secret, json.dumps(secret)[1:-1], quote(secret, safe="")):
+            text = text.replace(written, "***")
+    return text
+
+
+def _given_secrets(env_file: Path | None) -> set[str]:
+    given = {**(dotenv_values(env_file) if env_file else {}), **os.environ}
+    # The command line's own key is no setting.
+    found = {given.get("TM_API_KEY")}
+    for name in Settings.sections:
+        section = cast("type[Section]", Settings.model_fields[name].annotation)
+        found |= set(_secret_files(section, given)[0].values())
+        fields = section.model_fields.items()
+        found |= {
+            given.get(section.variable(f)) for f, about in fields if "SecretStr" in str(about.annotation)
+        }
+    return {secret for secret in found if secret}
