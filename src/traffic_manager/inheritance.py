@@ -9,14 +9,15 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from traffic_manager.access.issuers import Issuer, issuers_of
 from traffic_manager.access.keyring import Keyring
 from traffic_manager.access.limits import Limits, Subject
+from traffic_manager.access.url_hosts import hosts_by_tenant
 from traffic_manager.config.settings import Settings, TlsSettings
 from traffic_manager.db.feed import SqlFeed
 from traffic_manager.db.pool import Counters, open_database
@@ -24,11 +25,14 @@ from traffic_manager.errors import StartRefused
 from traffic_manager.routing.follower import FRESH_S, Beside, Follower
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.ports import Limit, StoredKey
+from traffic_manager.routing.urls import HostsByTenant
 from traffic_manager.routing.watchers import Watchers
 from traffic_manager.saving import Saving
 
 if TYPE_CHECKING:
     from traffic_manager.api.certificates import Certificates
+
+Said = TypeVar("Said")
 
 # What a new worker has to catch up on; a poll costs half a millisecond.
 _FOLLOW_EVERY_S = 1.0
@@ -39,8 +43,8 @@ _RETRY_MOST_S = 10.0
 @dataclass
 class Memory:
     """What a worker answers from: the table, the recent changes, the API keys (None: nobody is asked for one), the
-    limits, files of TLS (None: plain HTTP), the issuers of tokens. *at_head*: when it was last known to be up to
-    date, on the monotonic clock. *bad_rows*: passed over so far."""
+    limits, files of TLS (None: plain HTTP), the issuers of tokens, where routes may point. *at_head*: when it was
+    last known to be up to date, on the monotonic clock. *bad_rows*: passed over so far."""
 
     mirror: Mirror
     watchers: Watchers
@@ -48,6 +52,7 @@ class Memory:
     limits: Limits
     certificates: Certificates | None = None
     issuers: Sequence[Issuer] = ()
+    url_hosts: HostsByTenant = field(default_factory=dict)
     at_head: float | None = None
     bad_rows: int = 0
 
@@ -61,7 +66,8 @@ def empty_memory(settings: Settings) -> Memory:
     limits = Limits(defaults_of(settings))
     certificates = _certificates(settings.tls)
     watchers = Watchers(settings.watch.limit, settings.watch.most_of_principal)
-    return Memory(mirror, watchers, keyring, limits, certificates, issuers)
+    hosts = _url_hosts(settings.app.url_hosts_file)
+    return Memory(mirror, watchers, keyring, limits, certificates, issuers, hosts)
 
 
 def _certificates(settings: TlsSettings) -> Certificates | None:
@@ -74,14 +80,20 @@ def _certificates(settings: TlsSettings) -> Certificates | None:
 
 
 def _issuers(file: Path | None) -> Sequence[Issuer]:
-    if file is None:
-        return ()
+    return () if file is None else _said_by(file, "AUTH_ISSUERS_FILE", issuers_of)
+
+
+def _url_hosts(file: Path | None) -> HostsByTenant:
+    return {} if file is None else _said_by(file, "URL_HOSTS_FILE", hosts_by_tenant)
+
+
+def _said_by(file: Path, variable: str, reader: Callable[[str], Said]) -> Said:
     try:
-        return issuers_of(file.read_text())
+        return reader(file.read_text())
     except OSError as error:
-        raise StartRefused(f"AUTH_ISSUERS_FILE: cannot be read: {error.strerror}") from None
+        raise StartRefused(f"{variable}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise StartRefused(f"AUTH_ISSUERS_FILE: {error}") from None
+        raise StartRefused(f"{variable}: {error}") from None
 
 
 def defaults_of(settings: Settings) -> Mapping[Subject, Limit]:

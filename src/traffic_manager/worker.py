@@ -154,7 +154,7 @@ class Worker:
             registry=self._registry,
             store=store,
             reads=self._reads,
-            url_policy=UrlPolicy(settings.app.url_schemes, settings.app.url_deny_loopback),
+            url_policy=UrlPolicy(settings.app.url_schemes, settings.app.url_deny_loopback, memory.url_hosts),
             gate=gate,
             proxies=TrustedProxies(settings.api.trusted_proxies, settings.api.forwarded_header),
             key_registry=KeyRegistry(

@@ -34,11 +34,13 @@ def operation_of(
 ) -> Operation:
     """Return the operation. Raises InvalidInput that names every wrong field, Forbidden where it is not permitted."""
     problems: list[FieldProblem] = []
+    tenant: str | None = None
     try:
         key = RouteKey.of(*names)
+        tenant = key.tenant
     except InvalidInput as error:
         problems += error.problems
-    if url is not None and (problem := parts.url_policy.problem(url)):
+    if url is not None and (problem := parts.url_policy.problem(url, tenant)):
         problems.append(problem)
     if problems:
         raise InvalidInput(*problems)

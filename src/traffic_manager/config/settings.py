@@ -117,6 +117,11 @@ class AppSettings(Section):
         ("https", "http"), description="Schemes that a route's URL may have.", min_length=1
     )
     url_deny_loopback: bool = Field(False, description="Refuse URLs that point to this machine itself.")
+    url_hosts_file: Path | None = Field(
+        None,
+        description="File that says which hosts the routes of which tenant may point to; unset: any. "
+        "[security.md](security.md#where-routes-may-point) has its form.",
+    )
 
     @property
     def is_development(self) -> bool:

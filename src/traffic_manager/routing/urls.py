@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import idna
@@ -39,19 +40,37 @@ _DENIED_NETWORKS = tuple(
 )
 # Names and addresses under which clouds serve instance credentials.
 _METADATA = {"metadata.google.internal", "metadata", "fd00:ec2::254", "100.100.100.200"}
+# By tenant, and `*` for those that are not named: hosts, `*.example.com` for all below it, `*` for any.
+HostsByTenant = Mapping[str, tuple[str, ...]]
+ANY = "*"
 
 
 @dataclass(frozen=True)
 class UrlPolicy:
-    """Which URLs an installation takes beyond the grammar."""
+    """Which URLs an installation takes beyond the grammar. *hosts*: where the routes of tenants may point to; without
+    an entry anywhere."""
 
     schemes: tuple[str, ...] = DEFAULT_SCHEMES
     deny_loopback: bool = False
+    hosts: HostsByTenant = field(default_factory=dict, hash=False)
 
-    def problem(self, url: str, field: str = "url") -> FieldProblem | None:
-        """Return the first rule that *url* breaks, None if it may be stored."""
-        code_and_detail = self._problem(url)
-        return FieldProblem(field, *code_and_detail) if code_and_detail else None
+    def problem(self, url: str, tenant: str | None = None) -> FieldProblem | None:
+        """Return the first rule that *url* breaks, None if it may be stored for *tenant* (None: for one that may
+        point anywhere)."""
+        code_and_detail = self._problem(url) or (self._tenant_problem(url, tenant) if self.hosts else None)
+        return FieldProblem("url", *code_and_detail) if code_and_detail else None
+
+    def _tenant_problem(self, url: str, tenant: str | None) -> tuple[str, str] | None:
+        permitted = self.hosts.get(tenant or "", self.hosts.get(ANY))
+        if tenant is None or permitted is None:
+            return None
+        host = _host_of(url)
+        if any(_is_among(host, pattern) for pattern in permitted):
+            return None
+        return (
+            "url-tenant",
+            f"must not point to {host}: this tenant's routes point to hosts of its own",
+        )
 
     def _problem(self, url: str) -> tuple[str, str] | None:
         if len(url) > URL_MAX_CHARACTERS:
@@ -95,6 +114,27 @@ class UrlPolicy:
         if self.deny_loopback and (host == "localhost" or host.endswith(".localhost")):
             return "url-address", "must not be a loopback address here"
         return None
+
+
+def host_pattern_problem(pattern: str) -> str | None:
+    """Return why *pattern* could be no host of a list by tenant, None if it can."""
+    if pattern == ANY:
+        return None
+    host = pattern.removeprefix("*.")
+    if _address(host) is None and _host_name_problem(host):
+        return "is neither a host, nor *. before one, nor *"
+    return "an address has nothing below it" if host != pattern and _address(host) else None
+
+
+def _host_of(url: str) -> str:
+    """Return the host of a *url* that keeps to the grammar."""
+    shape = _SHAPE.fullmatch(url)
+    parts = _AUTHORITY.fullmatch(shape["authority"]) if shape else None
+    return parts["host"] if parts else ""
+
+
+def _is_among(host: str, pattern: str) -> bool:
+    return pattern in (ANY, host) or (pattern.startswith("*.") and host.endswith(pattern[1:]))
 
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
