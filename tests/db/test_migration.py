@@ -287,6 +287,18 @@ def test_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         migrate(sqlite_settings(tmp_path / "file"))
 
 
+@pytest.mark.servers
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_database_that_cannot_keep_every_text_is_refused(postgres: PostgresServer, encoding: str) -> None:
+    name = f"encoded_{encoding.lower()}"
+    postgres.psql(f"create database {name} template template0 encoding '{encoding}' locale 'C'")
+    with pytest.raises(
+        StartRefused, match=f"DB_NAME: the database's encoding is {encoding}, and must be UTF8"
+    ):
+        migrate(postgres_settings_of(postgres.env(name)))
+    postgres.drop_database(name)
+
+
 def test_unreachable_server_is_refused() -> None:
     settings = DbSettings.model_validate({"host": "127.0.0.1", "port": 1})
     with pytest.raises(StartRefused, match="migrate: "):

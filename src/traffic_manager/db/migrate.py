@@ -158,6 +158,7 @@ def _turn(engine: Engine, settings: DbSettings) -> Iterator[Connection]:
     event.listen(engine, "begin", _limit_waits)
     with engine.begin() as turn, engine.connect() as connection:
         _wait_for_turn(turn)
+        _check_encoding(turn)
         # Also ends the last query's snapshot, for which an index that is built concurrently would wait.
         turn.exec_driver_sql("set local idle_in_transaction_session_timeout = 0")
         yield connection
@@ -171,6 +172,16 @@ def _wait_for_turn(connection: Connection) -> None:
         if time.monotonic() > deadline:
             raise StartRefused(f"DB_HOST: another migration has been running for {_TURN_S:.0f} s")
         time.sleep(_AGAIN_S)
+
+
+def _check_encoding(connection: Connection) -> None:
+    """Raise StartRefused if not every text that callers may send could be kept."""
+    encoding = connection.exec_driver_sql("show server_encoding").scalar()
+    if encoding != "UTF8":
+        raise StartRefused(
+            f"DB_NAME: the database's encoding is {encoding}, and must be UTF8: make it anew with "
+            "`createdb --template=template0 --encoding=UTF8`"
+        )
 
 
 def _upgrade_in_turn(connection: Connection, settings: DbSettings) -> None:

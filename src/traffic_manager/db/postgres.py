@@ -328,6 +328,7 @@ def conninfo(settings: DbSettings, *, for_migration: bool = False) -> str:
         sslrootcert=str(settings.sslrootcert) if settings.sslrootcert else None,
         connect_timeout=max(2, round(settings.connection_timeout)),  # libpq knows no shorter one
         application_name="traffic-manager",
+        client_encoding="utf8",  # else a database without an encoding gives bytes for text
         tcp_user_timeout=3000,
         keepalives_idle=5,
         keepalives_interval=2,
