@@ -5,6 +5,7 @@ The base stands in for `python:3.11-slim-bookworm`: the same Debian and the same
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -21,8 +22,9 @@ IMAGE = "localhost/traffic-manager:local"
 NETWORK_FILES = ("/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt")
 
 
+@functools.cache
 def built_image() -> str:
-    """Build the image from this tree's Dockerfile, over the base, and return its name."""
+    """Build the image from this tree's Dockerfile, over the base, once, and return its name."""
     with locked(CACHE / "image.lock"):
         _make_base()
         seen = [f"--volume={path}:{path}:ro" for path in NETWORK_FILES if Path(path).exists()]

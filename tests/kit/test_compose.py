@@ -13,10 +13,12 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.kit import images
 from tests.kit.containers import Container
-from tests.kit.installation import Installation, a_project, services
+from tests.kit.installation import Installation, Service, a_project, services
+from tests.kit.tools import tool
 from tests.node import wait_until
 from tests.servers.programs import ROOT
 
@@ -101,6 +103,18 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def test_docker_compose_takes_it(tmp_path: Path) -> None:
     assert services(a_project(tmp_path / "project")).keys() == {*HERE, "migrate", "grafana"}
+
+
+def test_docker_compose_of_today_takes_it_and_reads_the_same(tmp_path: Path) -> None:
+    project = a_project(tmp_path / "project")
+    read = subprocess.run(
+        [tool("cmd"), "compose.yaml"], cwd=project, capture_output=True, text=True, check=True
+    )
+    newer, older = yaml.safe_load(read.stdout)["services"], services(project)
+    assert newer.keys() == older.keys()
+    assert {name: _wanted(service) for name, service in newer.items()} == {
+        name: _wanted(service) for name, service in older.items()
+    }
 
 
 def test_every_service_but_the_step_has_a_health_check_and_comes_back(tmp_path: Path) -> None:
@@ -252,6 +266,15 @@ def test_a_node_that_stops_is_not_noticed_and_all_end_well(running: Running) -> 
         "kafka": 143,  # as Java ends on SIGTERM, having closed everything
         "postgres": 0,
     }
+
+
+def _wanted(service: Service) -> list[object]:
+    """Return what a reader of the file could understand otherwise than another."""
+    awaited = {name: how["condition"] for name, how in service.get("depends_on", {}).items()}
+    given = {name: str(value) for name, value in service.get("environment", {}).items()}
+    secrets = [secret["source"] for secret in service.get("secrets", [])]
+    plain = ("image", "command", "user", "read_only", "cap_drop", "security_opt", "restart")
+    return [awaited, given, secrets, *map(service.get, plain)]
 
 
 def _ends(containers: Mapping[str, Container], names: tuple[str, ...]) -> dict[str, int]:

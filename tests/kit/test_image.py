@@ -99,6 +99,17 @@ def test_it_answers_a_resolve_and_ends_on_sigterm(
         assert node.stop() == 0
 
 
+def test_on_a_laptop_it_asks_nobody_for_a_key(
+    root: Path, docker: Any, network: Network, tmp_path: Path
+) -> None:
+    plan = a_plan(
+        root, docker, tmp_path / "data", ENVIRONMENT="development", API_HOST="0.0.0.0", AUTH_PEPPER_FILE=""
+    )
+    with Container(plan, tmp_path / "node", network.attach("node", 2), network.hosts) as node:
+        node.wait_until_healthy(docker["Healthcheck"]["Test"])
+        assert node.run("traffic-manager", "routes", "put", KEY, URL).returncode == 0
+
+
 def test_it_writes_nowhere_but_to_its_volume(
     root: Path, docker: Any, network: Network, tmp_path: Path
 ) -> None:

@@ -168,6 +168,8 @@ TOOLS: Mapping[str, Tool] = {
         FromDebian("docker-compose", "docker-compose"),
         FromDebian("systemd-sysusers", "systemd"),
         FromDebian("strace", "strace"),
+        # Reads compose files as the `docker compose` of today does.
+        FromGo("cmd", "github.com/compose-spec/compose-go/v2/cmd@v2.16.2"),
     )
 }
 

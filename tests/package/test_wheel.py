@@ -49,6 +49,11 @@ def test_the_wheel_offers_every_extra(wheel: Path) -> None:
     assert extras >= {"postgres", "redis", "kafka"}
 
 
+def test_every_extra_is_documented() -> None:
+    page = (ROOT / "docs/install.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) >= set(PROJECT["optional-dependencies"])
+
+
 def test_it_serves_from_elsewhere(python: Path, tmp_path: Path) -> None:
     assert served_by(python, tmp_path) == {
         "created": "201",
