@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _GRANTS = (
     "grant usage on schema public to {role}",
-    "grant select, insert, update, delete on routes, leases, events_set_aside, receipts to {role}",
+    "grant select, insert, update, delete on routes, leases, events_set_aside, receipts, change_traces to {role}",
     "grant select, insert on changes to {role}",
     "grant select, insert, update on api_keys to {role}",
     "grant select, insert, update, delete on limits to {role}",

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 # The Alembic revision that this program works with; a test holds it equal to the newest migration.
-SCHEMA_VERSION = "0009"
+SCHEMA_VERSION = "0010"
 # Tables of the version after ours serve us too: who upgrades migrates first, while we run still. See ADR 16.
 NEXT_SCHEMA_VERSION = f"{int(SCHEMA_VERSION) + 1:04}"
 
@@ -150,6 +150,15 @@ events_set_aside = Table(
     Column("revision", BigInteger, primary_key=True, autoincrement=False),
     Column("reason", Text, nullable=False),
     Column("set_aside_at", BigInteger, nullable=False),
+)
+
+change_traces = Table(
+    "change_traces",
+    metadata,
+    # Of a change that belongs to a trace, as W3C Trace Context writes it. No evidence, so no part of the chain.
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+    Column("traceparent", Text, nullable=False),
+    Column("tracestate", Text),
 )
 
 receipts = Table(
