@@ -31,6 +31,7 @@ from traffic_manager.monitoring.metric_files import clear, forget_worker
 from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.outbox import Outbox
 from traffic_manager.parent import EXIT_REFUSED, Parent
+from traffic_manager.traces import check_library, open_tracing
 from traffic_manager.worker import Worker, counters_of, import_parts
 
 # Beyond draining and finishing: closing pools, releasing the lease.
@@ -48,6 +49,7 @@ def serve(settings: Settings, log_writer: LogWriter, *, migrate_first: bool = Fa
     level = LevelSwitch(settings.app.log_level)
     level.listen()
     empty_memory(settings)  # refuses what could not be guarded, before anything is done
+    check_library(settings.traces)
     failpoints.arm(os.environ, is_development=settings.app.is_development)
     if settings.db.is_postgres:
         return _serve(settings, log_writer, level, migrate_first)
@@ -188,6 +190,7 @@ def run_relay(settings: Settings) -> int:
     """Send changes to Kafka until SIGTERM or Ctrl-C and return the exit code. Raises StartRefused."""
     if not settings.kafka.bootstrap_servers:
         raise StartRefused("KAFKA_BOOTSTRAP_SERVERS: must be set to relay")
+    check_library(settings.traces)
     failpoints.arm(os.environ, is_development=settings.app.is_development)
     _check_database(settings)
     # Before any thread starts, so that none of them takes a signal: a handler that set an event could meet
@@ -198,12 +201,15 @@ def run_relay(settings: Settings) -> int:
     metrics = Metrics()
     database = open_database(settings.db, counters_of(metrics))
     database.open()
-    outbox = Outbox(settings.kafka, database, metrics)
+    tracing = open_tracing(settings.traces, metrics)
+    outbox = Outbox(settings.kafka, database, metrics, tracing)
     outbox.start_relay()
     while (number := signal.sigwait(signals)) in SIGNALS:
         level.take(number)
     outbox.close()
     database.close()
+    if tracing:
+        tracing.close()
     return 0
 
 

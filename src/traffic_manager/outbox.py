@@ -18,9 +18,11 @@ from traffic_manager.db.telling import SqlTelling
 from traffic_manager.errors import StartRefused
 from traffic_manager.monitoring.health import CheckResult, CheckStatus
 from traffic_manager.monitoring.metrics import Metrics
+from traffic_manager.monitoring.spans import Kind
 
 if TYPE_CHECKING:
     from traffic_manager.events.replay import Replayed
+    from traffic_manager.monitoring.tracing import Tracing
 
 _PROBE_TIMEOUT_S = 1.0
 
@@ -28,7 +30,13 @@ _PROBE_TIMEOUT_S = 1.0
 class Outbox:
     """Tells Kafka of the changes in *database*, if `start_relay` is called; shows what waits in any case."""
 
-    def __init__(self, settings: KafkaSettings, database: Database, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        database: Database,
+        metrics: Metrics,
+        tracing: Tracing | None = None,
+    ) -> None:
         # Here, because the client library is an extra that only users of Kafka install.
         from traffic_manager.events.kafka_probe import KafkaProbe
         from traffic_manager.events.kafka_producer import KafkaProducer
@@ -43,7 +51,18 @@ class Outbox:
         self._connect = partial(KafkaProducer, settings)
         holder = f"{socket.gethostname()}:{os.getpid()}"
         self._retell = partial(Retelling, SqlTelling(database), partial(TopicReader, settings))
-        self._relay = Relay(self._leases, self._feed, self._connect, self._retell, metrics, holder)
+        record = (
+            None
+            if tracing is None
+            else tracing.recorder(
+                f"send {settings.route_events_topic}",
+                Kind.PRODUCER,
+                {"messaging.system": "kafka", "messaging.destination.name": settings.route_events_topic},
+            )
+        )
+        self._relay = Relay(
+            self._leases, self._feed, self._connect, self._retell, metrics, holder, record=record
+        )
         self.wake = self._relay.wake
 
     def start_relay(self) -> None:

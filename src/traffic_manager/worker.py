@@ -47,6 +47,7 @@ from traffic_manager.monitoring.health import (
 )
 from traffic_manager.monitoring.metrics import Freshness, Metrics, Outcome
 from traffic_manager.monitoring.overload import Overload
+from traffic_manager.monitoring.spans import Kind
 from traffic_manager.monitoring.system_metrics import Source, SystemMetrics
 from traffic_manager.outbox import Outbox
 from traffic_manager.parent import EXIT_REFUSED
@@ -57,6 +58,7 @@ from traffic_manager.routing.registry import Registry
 from traffic_manager.routing.resolver import Resolver
 from traffic_manager.routing.unknown_names import UnknownNames
 from traffic_manager.routing.urls import UrlPolicy
+from traffic_manager.traces import open_tracing
 
 if TYPE_CHECKING:
     from traffic_manager.api.certificates import Loaded
@@ -96,7 +98,9 @@ class Worker:
         self._settings = settings
         self._metrics = metrics
         self._database = open_database(settings.db, counters_of(metrics))
-        store = SqlStore(self._database)
+        tracing = self._tracing = open_tracing(settings.traces, metrics)
+        record = None if tracing is None else tracing.recorder("store.write", Kind.CLIENT, {})
+        store = SqlStore(self._database, record)
         self._beat = beat
         self._certificates = memory.certificates
         self._client_names = None if memory.keyring is None else ClientNames(memory.keyring.admitted)
@@ -119,7 +123,9 @@ class Worker:
         self._redis = _redis_client(settings.redis) if settings.redis.host else None
         self._reads = Bulkhead("read", settings.db.pool_max - _RESERVED_CONNECTIONS, _READ_PATIENCE_S)
         self._outbox = (
-            Outbox(settings.kafka, self._database, metrics) if settings.kafka.bootstrap_servers else None
+            Outbox(settings.kafka, self._database, metrics, tracing)
+            if settings.kafka.bootstrap_servers
+            else None
         )
         self._registry = Registry(store, self._committed, memory.limits.routes)
         self._health = Health(self._checks(), was_database_reached=self._mirror.head is not None)
@@ -166,6 +172,7 @@ class Worker:
             beat=beat,
             overload=self._overload,
             access_log=AccessLog(settings.api.access_log_share),
+            tracing=tracing,
         )
         admission = admission_to(parts)
         self._server = Server(
@@ -212,6 +219,8 @@ class Worker:
             if self._redis:
                 await self._redis.close()
             await asyncio.to_thread(self._database.close)
+            if self._tracing:
+                await asyncio.to_thread(self._tracing.close)
             heart.cancel()
             await asyncio.gather(heart, return_exceptions=True)
 
@@ -410,6 +419,8 @@ def import_parts(settings: Settings) -> None:
         modules += [f"traffic_manager.events.{name}" for name in ("kafka_probe", "kafka_producer", "relay")]
     if settings.auth.issuers_file:
         modules += ["traffic_manager.access.tokens", "traffic_manager.providers.key_keeper"]
+    if settings.traces.is_on:
+        modules.append("traffic_manager.monitoring.tracing")
     for module in modules:
         import_module(module)
 

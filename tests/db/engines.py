@@ -142,8 +142,8 @@ class SqlEngine:
 
     def empty(self) -> None:
         """Remove all rows and begin a history."""
-        for table in ("routes", "changes", "leases", "receipts"):
-            self.run(f"delete from {table}")  # noqa: S608 one of four constants
+        for table in ("routes", "changes", "leases", "receipts", "change_traces"):
+            self.run(f"delete from {table}")  # noqa: S608 one of five constants
         self.run(
             """update meta set epoch = :epoch, epoch_number = 1, compacted_revision = 0,
             compacted_chain = :chain""",

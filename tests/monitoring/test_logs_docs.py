@@ -13,7 +13,11 @@ from tests.node import Node, a_key, a_route, path_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "logs.md"
 _ROW = re.compile(r"^\| `(\w+)` \| ([a-z, ]+) \| (.*?) ?\| (.+) \|$", re.MULTILINE)
-_COMMON = set(re.findall(r"^\| `(\w+)` \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE))
+_COMMON = {
+    name
+    for names in re.findall(r"^\| (`[`\w, ]+`) \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE)
+    for name in re.findall(r"\w+", names)
+}
 
 
 def documented() -> dict[str, LogEvent]:

@@ -46,7 +46,7 @@ def test_the_wheel_offers_every_extra(wheel: Path) -> None:
         metadata = packed.read(f"traffic_manager-{VERSION}.dist-info/METADATA").decode()
     extras = set(HeaderParser().parsestr(metadata).get_all("Provides-Extra", []))
     assert extras == set(PROJECT["optional-dependencies"])
-    assert extras >= {"postgres", "redis", "kafka"}
+    assert extras >= {"postgres", "redis", "kafka", "otel"}
 
 
 def test_every_extra_is_documented() -> None:

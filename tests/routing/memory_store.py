@@ -17,7 +17,7 @@ from traffic_manager.db.pool import wait_readable
 from traffic_manager.errors import Busy, RevisionGap, SourceUnavailable, StorageReadOnly
 from traffic_manager.routing.bell import Bell
 from traffic_manager.routing.chain import CHAIN_START, next_link
-from traffic_manager.routing.model import Change, Route, RouteKey
+from traffic_manager.routing.model import Change, Route, RouteKey, Trace
 from traffic_manager.routing.ports import (
     ANY_TRAITS,
     RECEIPTS_KEPT_US,
@@ -96,6 +96,7 @@ class MemoryStore:
         self._clock = clock
         self._log: dict[int, _Row] = {}
         self._routes: dict[RouteKey, Route] = {}
+        self._traces: dict[int, Trace] = {}
         self._receipts: dict[RequestName, tuple[int, Receipt]] = {}
         self._leases: dict[str, _LeaseRow] = {}
         self._epochs_begun = 1  # not the number of the epoch: a copy that is restored knows fewer
@@ -170,6 +171,7 @@ class MemoryStore:
     def _commit(self, transaction: MemoryTransaction) -> None:
         self.commits += 1
         self._receipts |= {receipt.claim.name: (transaction.now, receipt) for receipt in transaction.kept}
+        self._traces |= transaction.traces
         for change in transaction.changes:
             chain = next_link(self._chain_at(change.revision - 1) or CHAIN_START, change)
             self._log[change.revision] = _Row(change.revision, change.batch_end, change, chain)
@@ -205,6 +207,9 @@ class MemoryStore:
                 rows[-1].chain,
                 [row.change for row in rows if row.change],
                 has_keys=any(row.is_key for row in rows),
+                traces={
+                    row.revision: self._traces[row.revision] for row in rows if row.revision in self._traces
+                },
             )
         )
         return self.slices[-1]
@@ -420,6 +425,7 @@ class MemoryTransaction:
         self.kept: list[Receipt] = []
         self.changes: list[Change] = []
         self.after: dict[RouteKey, Route | None] = {}
+        self.traces: dict[int, Trace] = {}
 
     def look_up(self, keys: Collection[RouteKey], claims: Collection[Claim] = ()) -> None:
         self.routes = {**self.routes, **{key: self._table[key] for key in keys if key in self._table}}
@@ -431,6 +437,9 @@ class MemoryTransaction:
 
     def counts(self, tenants: Collection[str]) -> Mapping[str, int]:
         return _counts(self._table, tenants)
+
+    def trace(self, traces: Mapping[int, Trace]) -> None:
+        self.traces |= traces
 
     def append(self, changes: Sequence[Change], routes: Mapping[RouteKey, Route | None]) -> None:
         self.changes += changes

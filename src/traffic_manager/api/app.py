@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from traffic_manager import __version__
 from traffic_manager.access.permissions import Principal
 from traffic_manager.api import changes, keys, limits, operations, problems, resolve_batch, routes, stream
-from traffic_manager.api.access import HEALTH, Door, free_calls, principal_of
+from traffic_manager.api.access import HEALTH, METRICS, Door, free_calls, principal_of
 from traffic_manager.api.charges import Charges
 from traffic_manager.api.context import Parts
 from traffic_manager.api.documents import describe_parameters
@@ -131,6 +131,8 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
         metrics=parts.metrics,
         on_error=_on_bug,
         access_log=parts.access_log,
+        tracing=parts.tracing,
+        untraced=(*HEALTH, METRICS),
         beat=parts.beat,
     )
     return api

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import orjson
 from fastapi import Depends, Header, Query, Request, Response
@@ -28,17 +28,21 @@ from traffic_manager.monitoring.access_log import AccessLog
 from traffic_manager.monitoring.health import Health
 from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.overload import Overload
+from traffic_manager.monitoring.spans import Parent, current_context
 from traffic_manager.routing.batch_resolver import BatchResolver
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
-from traffic_manager.routing.model import NAME_FIELDS, Position, name_problem
+from traffic_manager.routing.model import NAME_FIELDS, Position, Trace, name_problem
 from traffic_manager.routing.operations import Author
 from traffic_manager.routing.ports import Head, NameFilter, RouteStore
 from traffic_manager.routing.registry import Registry, Written
 from traffic_manager.routing.resolver import CATCH_UP_S, Resolver
 from traffic_manager.routing.urls import UrlPolicy
 from traffic_manager.routing.watchers import Watcher, Watchers
+
+if TYPE_CHECKING:
+    from traffic_manager.monitoring.tracing import Tracing
 
 Result = TypeVar("Result")
 
@@ -69,6 +73,7 @@ class Parts:
     beat: Callable[[], None] | None
     overload: Overload
     access_log: AccessLog
+    tracing: Tracing | None
     # Whose snapshot reads the next portion of the mirror.
     scan_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     # So many watchers at a time read the database; other readers keep the rest of the threads.
@@ -118,11 +123,13 @@ def author_of(
     correlation_id: str,
     peer: Peer,
     headers: Headers,
+    span: Parent | None,
 ) -> Author:
-    """Return who asks for a change, whence and why, and by what the request is named. Raises InvalidInput. The lane
-    and the documented routes have it from here."""
+    """Return who asks for a change, whence and why, by what the request is named, and its span. Raises InvalidInput.
+    The lane and the documented routes have it from here."""
     key, address = idempotency_key_in(headers), parts.proxies.address_of(peer, headers)
-    return Author(caller.name, correlation_id, key, address, reason_in(headers))
+    trace = None if span is None else Trace(*span)
+    return Author(caller.name, correlation_id, key, address, reason_in(headers), trace)
 
 
 GivenReason = Annotated[
@@ -140,7 +147,7 @@ async def _author(
 ) -> Author:
     scope, parts = request.scope, cast("Parts", request.app.state.parts)
     caller, correlation_id = principal_of(request), correlation_id_of(request)
-    return author_of(parts, caller, correlation_id, scope["client"], scope["headers"])
+    return author_of(parts, caller, correlation_id, scope["client"], scope["headers"], current_context())
 
 
 async def _min_revision(

@@ -25,6 +25,7 @@ from traffic_manager.errors import Overloaded, RateLimited, TrafficManagerError
 from traffic_manager.monitoring.metrics import Load
 from traffic_manager.monitoring.middleware import CORRELATION_HEADER, accepted_id
 from traffic_manager.monitoring.resolve_counts import RESOLVE_ENDPOINT
+from traffic_manager.monitoring.spans import Parent
 from traffic_manager.routing.ports import Head
 
 # The grammar of names without + (a space in a query) and without anything percent-encoded.
@@ -66,11 +67,12 @@ class Manner(NamedTuple):
     mark: bytes | None  # of the credential in them; None without: then the connection's certificate counts
     if_none_match: bytes | None
     is_last: bool  # the client wants no further answer on this connection
+    parent: Parent | None  # what it is a part of, where there are traces
 
 
 # A plain resolve, with its own correlation id.
 Plain = tuple[Asked, Manner, bytes | None]
-_NO_MANNER = Manner(None, None, False)
+_NO_MANNER = Manner(None, None, False, None)
 
 
 class Lane:
@@ -97,6 +99,10 @@ class Lane:
         self._manners: Kept[bytes, Manner] = Kept(_MANNERS_BYTES, _size_of_manner)
         self._ids = _new_ids()
         self._front = Front([], Head("", 0, 0), 0, None)
+
+    def parent_in(self, _headers: Headers) -> Parent | None:
+        """Return what a request with these headers is a part of: nobody asks."""
+        return None
 
     def asked_before(self, line: bytes) -> Asked | None:
         """Return what was asked for when *line*, the first of a head, came before."""
@@ -326,7 +332,8 @@ class LaneConnection(Connection):
         key = b"/".join(names.groups()).decode()
         tenant, _, env, _ = key.split("/")
         mark, is_last = self._lane.mark_of(self.headers), not self.parser.should_keep_alive()
-        return Asked(key, tenant, env), Manner(mark, if_none_match, is_last), accepted_id(given_ids)
+        manner = Manner(mark, if_none_match, is_last, self._lane.parent_in(self.headers))
+        return Asked(key, tenant, env), manner, accepted_id(given_ids)
 
     def _answer(self, asked: Asked, manner: Manner, correlation_id: bytes | None) -> bool:
         """Answer, if it is this request's turn and the mirror can tell."""

@@ -25,6 +25,7 @@ from traffic_manager.api.problems import Headers, instance_of, render, render_in
 from traffic_manager.api.writes import Rendered, operation_of, rendered
 from traffic_manager.errors import RateLimited, TrafficManagerError
 from traffic_manager.monitoring.middleware import CORRELATION_HEADER, correlation_id
+from traffic_manager.monitoring.spans import Span
 from traffic_manager.routing.operations import Author, Operation, Verb
 from traffic_manager.routing.registry import Written
 from traffic_manager.routing.resolver import CATCH_UP_S
@@ -95,11 +96,14 @@ class WriteLane:
         try:
             principal = self._parts.gate.admit(headers, connection.certificate)
             given = [value for name, value in headers if name == CORRELATION_HEADER]
-            author = author_of(self._parts, principal, correlation_id(given), connection.client, headers)
+            span = self._parts.tracing.request(headers) if self._parts.tracing else None
+            context = None if span is None else span.context
+            request_id, client = correlation_id(given), connection.client
+            author = author_of(self._parts, principal, request_id, client, headers, context)
         except TrafficManagerError:
             return None  # the documented route says so, before it reads the body
         key = [name.decode() for name in names.groups()] if names else None
-        return PlainWrite(self._parts, connection, call, key, principal, author)
+        return PlainWrite(self._parts, connection, call, key, principal, author, span)
 
 
 class PlainWrite(RequestResponseCycle):
@@ -114,7 +118,9 @@ class PlainWrite(RequestResponseCycle):
         names: Sequence[str] | None,
         principal: Principal,
         author: Author,
+        span: Span | None,
     ) -> None:
+        self._span = span  # told of if the answer comes from here
         self._began = perf_counter()
         self._parts = parts
         self._connection = connection
@@ -187,8 +193,8 @@ class PlainWrite(RequestResponseCycle):
                 "unhandled_error",
                 method=self._call.method,
                 endpoint=self._call.path_format,
-                correlation_id=self._correlation_id,
                 exc_info=error,
+                **self._told_as(),
             )
             status, headers, body = render_internal(instance, self._correlation_id)
         return status, [*headers, (b"content-length", b"%d" % len(body))], body
@@ -217,8 +223,16 @@ class PlainWrite(RequestResponseCycle):
     def _record(self, status: int) -> None:
         call, seconds = self._call, perf_counter() - self._began
         self._parts.metrics.observe_request(call.method, call.path_format, status, seconds)
-        facts = call.method, self._path.decode(), call.path_format, status, seconds
-        self._parts.access_log.answered(*facts, correlation_id=self._correlation_id)
+        path = self._path.decode()
+        facts = call.method, path, call.path_format, status, seconds
+        self._parts.access_log.answered(*facts, ids=self._told_as())
+        if self._span is not None:
+            self._span.answered(call.method, call.path_format, path, status, self._correlation_id)
+
+    def _told_as(self) -> Mapping[str, str]:
+        """Return what log lines know the request by."""
+        ids = {} if self._span is None else self._span.ids
+        return {"correlation_id": self._correlation_id, **ids}
 
 
 def _is_plain(headers: Headers) -> bool:

@@ -16,6 +16,7 @@ from redis.exceptions import ResponseError
 
 from traffic_manager.cache.redis_client import RedisClient
 from traffic_manager.config.settings import CacheSettings
+from traffic_manager.monitoring.spans import step
 from traffic_manager.routing.model import RouteKey
 from traffic_manager.routing.ports import CachedRoute
 from traffic_manager.routing.urls import URL_MAX_CHARACTERS
@@ -46,7 +47,8 @@ class RedisRouteCache:
 
     async def get(self, key: RouteKey) -> CachedRoute | None:
         """Return what is kept for *key*, None on a miss or failure."""
-        value = await self._client.call(lambda redis: _get(redis, _PREFIX + str(key)))
+        with step("cache.get"):
+            value = await self._client.call(lambda redis: _get(redis, _PREFIX + str(key)))
         if not isinstance(value, bytes):
             return None
         entry = self._opened(key, value)
@@ -60,7 +62,8 @@ class RedisRouteCache:
         ttl_s = self._ttls.negative_ttl if entry.url is None else self._ttls.positive_ttl
         content = orjson.dumps([SCHEMA, entry.epoch, str(key), entry.as_of, entry.revision, entry.url])
         value = content + self._signature(content)
-        await self._client.call(lambda redis: redis.set(_PREFIX + str(key), value, ex=ttl_s))
+        with step("cache.put"):
+            await self._client.call(lambda redis: redis.set(_PREFIX + str(key), value, ex=ttl_s))
 
     def _opened(self, key: RouteKey, value: bytes) -> CachedRoute | str:
         """Return the entry, or why it is rejected."""

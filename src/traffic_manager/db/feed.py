@@ -6,9 +6,11 @@ import gc
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import structlog
 
+from traffic_manager.db.change_traces import traces_of
 from traffic_manager.db.pool import Database, FeedConnection, wait_readable
 from traffic_manager.db.rows import CHANGE_COLUMNS, change_of, good_entries
 from traffic_manager.db.session import Row, Session
@@ -23,6 +25,9 @@ _PULSE_COLUMNS = f"""{HEAD_COLUMNS}, coalesce((select chain from changes where r
     case when m.compacted_revision = :at then m.compacted_chain end), m.compacted_revision"""
 _SLICE = f"""select c.kind, c.chain, {CHANGE_COLUMNS} from changes c
     where c.revision > :at order by c.revision limit :size"""
+# With the traces of changes, over the primary key of change_traces.
+_TRACED_SLICE = f"""select s.*, t.traceparent, t.tracestate from ({_SLICE}) s
+    left join change_traces t on t.revision = s.revision order by s.revision"""
 _PULSE = f"select {_PULSE_COLUMNS} from meta m"
 _NEWS = f"select {_PULSE_COLUMNS}, c.* from meta m left join ({_SLICE}) c on true order by c.revision"
 
@@ -66,8 +71,9 @@ class SqlFeed:
     def slice(self, after: int, limit: int) -> Slice | None:
         """Return whole batches of changes after *after*; *limit* must not be less than the largest batch."""
         with self._using() as connection, connection.reading() as session:
-            rows = session.rows(_SLICE, at=after, size=limit)
-        return self._slice_of(rows, after)
+            rows = session.rows(_TRACED_SLICE, at=after, size=limit)
+        found = self._slice_of([row[:-2] for row in rows], after)
+        return found and replace(found, traces=traces_of((row[2], *row[-2:]) for row in rows))
 
     def table(self, max_routes: int, window: int) -> Table:
         """Return the table of one moment, at most *max_routes* of its routes, with the last *window* changes."""

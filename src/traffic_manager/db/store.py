@@ -9,17 +9,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from time import time_ns
 from typing import Any
 
 import orjson
 
+from traffic_manager.db import change_traces
 from traffic_manager.db.kept_receipts import KeptReceipts, OpenReceipts
 from traffic_manager.db.pool import ChangeSession, Database, Question, Write
 from traffic_manager.db.rows import CHANGE_COLUMNS, ROUTE_COLUMNS, change_of, route_of
 from traffic_manager.db.session import Row
 from traffic_manager.errors import SchemaMismatch
+from traffic_manager.monitoring.spans import Record, step
 from traffic_manager.routing.chain import ROUTE_KIND, columns_of, covered, link, version_of
-from traffic_manager.routing.model import Change, Route, RouteKey
+from traffic_manager.routing.model import Change, Route, RouteKey, Trace
 from traffic_manager.routing.ports import (
     ANY_TRAITS,
     TRAITS_SCAN,
@@ -96,14 +99,16 @@ _MAX_REVISION = 2**62
 
 
 class SqlStore:
-    """The store over either engine."""
+    """The store over either engine. *record* is told how long each traced change took to be written."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, record: Record | None = None) -> None:
         self._database = database
+        self._record = record
         self._look_up = _LOOK_UP.format(keys_from=database.dialect.keys_from)
         self._receipts = KeptReceipts(database.dialect)
         self._counts = _COUNTS.format(keys_from=database.dialect.keys_from)
 
+    @step("store.look_up")
     def look_up(self, keys: Collection[RouteKey]) -> Sighting:
         """Return the routes of *keys* as they are at the head now."""
         with self._database.reading() as session:
@@ -114,6 +119,7 @@ class SqlStore:
         with self._database.reading() as session:
             return _counted(session.rows(self._counts, keys=_as_json([(tenant,) for tenant in tenants])))
 
+    @step("store.page")
     def page(
         self, wanted: NameFilter, is_active: bool | None, after: RouteKey | None, size: int
     ) -> RoutePage:
@@ -135,12 +141,14 @@ class SqlStore:
         routes = [route for row in found[:size] if (route := route_of(row))]
         return RoutePage(_head(rows), routes, last)
 
+    @step("store.history")
     def history(self, key: RouteKey, below: int | None, size: int) -> ChangePage:
         """Return up to *size* changes of *key* below revision *below*, the newest first."""
         with self._database.reading() as session:
             rows = session.rows(_HISTORY, size=size + 1, below=below or _MAX_REVISION, **key._asdict())
         return _change_page(rows, size)
 
+    @step("store.changes")
     def changes(
         self, wanted: NameFilter, after: int, limit: int, traits: ChangeTraits = ANY_TRAITS
     ) -> ChangePage:
@@ -164,6 +172,7 @@ class SqlStore:
         self, keys: Collection[RouteKey], claims: Collection[Claim] = ()
     ) -> Iterator[WriteTransaction]:
         """Begin a change of *keys*, for requests with these *claims*, under the revision lock."""
+        began_ns = time_ns()
         with self._database.changing() as session:
             last, found, *kept = session.begin(
                 Question(_LAST.format(now=self._database.dialect.now)),
@@ -178,6 +187,9 @@ class SqlStore:
             yield transaction
             if transaction.writes:
                 session.commit(transaction.writes, transaction.upto)
+        if self._record:
+            for trace in transaction.traces:
+                self._record(trace, began_ns, time_ns())
 
     def _count(self, session: ChangeSession, tenants: Collection[str]) -> Mapping[str, int]:
         return _counted(session.ask(Question(self._counts, _as_json([(tenant,) for tenant in tenants]))))
@@ -205,6 +217,7 @@ class SqlWriteTransaction:
         self.counts = count
         self.writes: list[Write] = []
         self.upto = self.head.revision
+        self.traces: set[Trace] = set()
         self._chain: bytes = last[4]
 
     @property
@@ -232,6 +245,11 @@ class SqlWriteTransaction:
         )
         self.writes += [write for write in writes if write.rows]
         self.upto = changes[-1].revision
+
+    def trace(self, traces: Mapping[int, Trace]) -> None:
+        """Keep what the changes are a part of."""
+        self.traces.update(traces.values())
+        self.writes += change_traces.writes(traces, self.upto)
 
     def _chained(self, change: Change) -> list[object]:
         columns, version = columns_of(change), version_of(change)

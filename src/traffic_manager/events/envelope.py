@@ -5,11 +5,11 @@ The same change always gives the same bytes, so a duplicate can be recognised by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
-from traffic_manager.routing.model import Action, Change, RouteKey, rfc3339
+from traffic_manager.routing.model import Action, Change, RouteKey, Trace, rfc3339
 from traffic_manager.routing.ports import Head
 
 EVENT_TYPE = "route_changed"
@@ -29,9 +29,11 @@ class Event:
     headers: tuple[tuple[str, bytes], ...]
 
 
-def event_of(change: Change, epoch: str, epoch_number: int) -> Event:
-    """Return the event that tells of *change* in the history *epoch*, the *epoch_number*th one."""
-    return _event(change, f"{epoch}:{change.revision}", epoch_number)
+def event_of(change: Change, epoch: str, epoch_number: int, trace: Trace | None = None) -> Event:
+    """Return the event that tells of *change* in the history *epoch*, the *epoch_number*th one. *trace*: what the
+    change is a part of, for consumers to go on with."""
+    event = _event(change, f"{epoch}:{change.revision}", epoch_number)
+    return event if trace is None else replace(event, headers=event.headers + _trace_headers(trace))
 
 
 def gone_event(key: RouteKey, head: Head, now: int) -> Event:
@@ -84,6 +86,12 @@ def _value(change: Change, event_id: str, epoch_number: int) -> bytes:
             "reason": change.reason,
         }
     )
+
+
+def _trace_headers(trace: Trace) -> tuple[tuple[str, bytes], ...]:
+    """Return the headers of W3C Trace Context: the change's own, not of how it is sent, so each time the same."""
+    state = (("tracestate", trace.state.encode()),) if trace.state else ()
+    return (("traceparent", trace.parent.encode()), *state)
 
 
 def _headers(change: Change, event_id: str) -> tuple[tuple[str, bytes], ...]:

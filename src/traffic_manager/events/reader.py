@@ -6,12 +6,13 @@ slice belong to the history whose epoch its events carry.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from traffic_manager.errors import TrafficManagerError
 from traffic_manager.events.envelope import event_of
 from traffic_manager.events.waves import Outgoing, Waves
-from traffic_manager.routing.model import Change
+from traffic_manager.routing.model import Change, Trace
 from traffic_manager.routing.ports import Head, Pulse, Slice
 
 # A slice holds whole batches, so this must not be less than the largest batch (1,000 operations). It bounds
@@ -97,7 +98,7 @@ class ChangeReader:
                 f"no whole batch follows revision {self._position}: is one over {SLICE_CHANGES}?"
             )
         self._position, self._chain = found.upto, found.chain
-        return Waves(map(self._outgoing, found.changes), found.upto)
+        return Waves((self._outgoing(change, found.traces) for change in found.changes), found.upto)
 
     def _look(self) -> None:
         """Learn the head. Raises HistoryForked if what we read and published is not its past."""
@@ -115,6 +116,7 @@ class ChangeReader:
         is_other_chain = None not in (pulse.chain, self._chain) and pulse.chain != self._chain
         return pulse.head.revision < self._position or is_other_chain
 
-    def _outgoing(self, change: Change) -> Outgoing:
-        event = event_of(change, self._head.epoch, self._head.epoch_number)
-        return Outgoing(change.revision, change.action, event)
+    def _outgoing(self, change: Change, traces: Mapping[int, Trace]) -> Outgoing:
+        trace = traces.get(change.revision)
+        event = event_of(change, self._head.epoch, self._head.epoch_number, trace)
+        return Outgoing(change.revision, change.action, event, trace)

@@ -26,6 +26,7 @@ from traffic_manager.events.shift import PATIENCE_S, Shift
 from traffic_manager.events.tenure import TTL_S, LeaseLost, Tenure
 from traffic_manager.events.trouble import Trouble
 from traffic_manager.monitoring.metrics import Metrics
+from traffic_manager.monitoring.spans import Record
 from traffic_manager.routing.ports import RELAY_LEASE, Head, Leases
 
 # How long a released lease lies about at most.
@@ -40,7 +41,8 @@ log = structlog.get_logger(__name__)
 
 class Relay:
     """Relays on a thread of its own. *feed*, the producers that *connect* makes and what *retell* makes are for that
-    thread alone. *holder* names this process in the lease, for people. *clock* counts seconds and never jumps."""
+    thread alone. *holder* names this process in the lease, for people. *clock* counts seconds and never jumps.
+    *record*: see `Shift`."""
 
     def __init__(
         self,
@@ -51,7 +53,9 @@ class Relay:
         metrics: Metrics,
         holder: str,
         clock: Callable[[], float] = time.monotonic,
+        record: Record | None = None,
     ) -> None:
+        self._record = record
         self._leases = leases
         self._reader = ChangeReader(feed)
         self._connect = connect
@@ -125,7 +129,7 @@ class Relay:
         audience = Audience(tenure, self._retell, self._metrics)
         troubles = self._database, self._kafka
         self._shift = Shift(
-            tenure, self._reader, self._connect, self._metrics, *troubles, self._clock, audience
+            tenure, self._reader, self._connect, self._metrics, *troubles, self._clock, audience, self._record
         )
         self._metrics.tm_relay_is_leader.set(1)
         log.info("relay_leads", token=lease.token, published=lease.published_revision)

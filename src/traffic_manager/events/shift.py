@@ -17,9 +17,11 @@ from traffic_manager.events.audience import Audience
 from traffic_manager.events.delivery import Delivery, EventProducer, Failure, KafkaUnavailable
 from traffic_manager.events.reader import ChangeReader
 from traffic_manager.events.retelling import EpochLeft, Retelling
+from traffic_manager.events.sendings import Sendings
 from traffic_manager.events.trouble import Trouble
 from traffic_manager.events.waves import Outgoing, Waves
 from traffic_manager.monitoring.metrics import Metrics
+from traffic_manager.monitoring.spans import Record
 
 # Checkpoints are commits; a stream of single changes shares them.
 CHECKPOINT_S = 0.2
@@ -59,7 +61,8 @@ class Place(Protocol):
 
 class Shift:
     """Sends changes from the checkpoint on, as long as *tenure* lasts. *database* and *kafka* are told when
-    their troubles are over. *audience* None: nothing is told again by itself."""
+    their troubles are over. *audience* None: nothing is told again by itself. *record* is told how long each event of
+    a traced change was on its way."""
 
     def __init__(
         self,
@@ -71,7 +74,9 @@ class Shift:
         kafka: Trouble,
         clock: Callable[[], float],
         audience: Audience | None = None,
+        record: Record | None = None,
     ) -> None:
+        self._sendings = Sendings(record)
         self._tenure = tenure
         self._audience = audience
         self._reader = reader
@@ -123,6 +128,7 @@ class Shift:
     def begin_again(self) -> None:
         """Drop all that was read, because the history has forked, and start from its own checkpoint."""
         self._waves = None
+        self._sendings.forget()
         self._drop_producer()
         self._forget()
 
@@ -196,6 +202,7 @@ class Shift:
         if wave := waves.next_wave(self._wave_size):
             failpoints.reach("relay.before_send")
             for outgoing in wave:
+                self._sendings.begin(outgoing)
                 producer.send(outgoing.revision, outgoing.event)
                 self._heard_at = self._clock()
             failpoints.reach("relay.after_send")
@@ -203,6 +210,7 @@ class Shift:
         if waves.is_complete:
             self._done = self._acknowledged
             self._waves = self._wave_size = None
+            self._sendings.forget()
             self._rejected.clear()
         return _REJECTED_S if is_rejected else 0.0
 
@@ -221,8 +229,9 @@ class Shift:
         if delivery.failure:
             self._note_failure(waves, delivery.revision, delivery.failure)
             return delivery.failure
-        action = waves.acknowledge(delivery.revision).action
-        self._metrics.kafka_events_published_total.labels(action).inc()
+        outgoing = waves.acknowledge(delivery.revision)
+        self._sendings.end(outgoing)
+        self._metrics.kafka_events_published_total.labels(outgoing.action).inc()
         self._kafka.over()
         return None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from traffic_manager.events.envelope import Event
-from traffic_manager.routing.model import Action
+from traffic_manager.routing.model import Action, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Outgoing:
     revision: int
     action: Action
     event: Event
+    trace: Trace | None = None
 
 
 class Waves:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import random
+from types import MappingProxyType
 
 import structlog
 
 from traffic_manager.monitoring.failure_lines import FailureLines
+
+NO_IDS: Mapping[str, str] = MappingProxyType({})
 
 log = structlog.get_logger(__name__)
 
@@ -34,14 +37,14 @@ class AccessLog:
         seconds: float,
         *,
         is_shed: bool = False,
-        **facts: str,
+        ids: Mapping[str, str] = NO_IDS,
     ) -> None:
         """Tell of a request, if it is one of those. *is_shed*: it was refused under overload, when a warning each
-        would be most of the work."""
+        would be most of the work. *ids*: what log lines know it by, if that is not bound."""
         say = log.info if self.draw() else log.debug
         if status >= 500 and not is_shed and self._failures.admit():
             say = log.warning
-        tell(say, method, path, endpoint, status, seconds, **facts)
+        tell(say, method, path, endpoint, status, seconds, ids)
 
 
 def tell(
@@ -51,7 +54,7 @@ def tell(
     endpoint: str,
     status: int,
     seconds: float,
-    **facts: str,
+    ids: Mapping[str, str],
 ) -> None:
     """Write the line of an answered request."""
     say(
@@ -61,5 +64,5 @@ def tell(
         endpoint=endpoint,
         status=status,
         seconds=round(seconds, 6),
-        **facts,
+        **ids,
     )

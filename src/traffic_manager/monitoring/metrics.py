@@ -265,6 +265,11 @@ class Metrics:
         self.tm_log_dropped_total = self._counter(
             "tm_log_dropped_total", "Log lines that nobody took in time."
         )
+        self.tm_spans_total = self._counter(
+            "tm_spans_total",
+            "Spans of traces that were sent to the collector, or were to be.",
+            outcome=Outcome,
+        )
 
     def _build_tls(self) -> None:
         self.tm_tls_handshakes_failed_total = self._counter(

@@ -12,14 +12,18 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from structlog.contextvars import bound_contextvars
 
 from traffic_manager.monitoring.access_log import AccessLog
 from traffic_manager.monitoring.metrics import METHODS, OTHER_METHOD, UNMATCHED, Metrics
+from traffic_manager.monitoring.spans import Span, current
+
+if TYPE_CHECKING:
+    from traffic_manager.monitoring.tracing import Tracing
 
 # Any: the types of the ASGI specification, whose values depend on their keys.
 Scope = MutableMapping[str, Any]
@@ -59,9 +63,9 @@ class RequestMonitoring:
     """Watches the requests that *app* answers.
 
     *clock*: monotonic seconds. *on_error* answers a request that failed unexpectedly, if no answer has begun.
-    *access_log* writes the lines of answered requests. *beat* is called whenever a request begins or ends: while the
-    event loop takes one after the other of thousands that came at once, its timers wait for all of them, and still it
-    is not wedged.
+    *access_log* writes the lines of answered requests. *tracing* makes the spans of those that are sampled, but for
+    the paths *untraced*. *beat* is called whenever a request begins or ends: while the event loop takes one after the
+    other of thousands that came at once, its timers wait for all of them, and still it is not wedged.
     """
 
     def __init__(
@@ -72,6 +76,8 @@ class RequestMonitoring:
         *,
         on_error: OnError,
         access_log: AccessLog,
+        tracing: Tracing | None = None,
+        untraced: Collection[str] = (),
         beat: Callable[[], None] | None = None,
     ) -> None:
         self._app = app
@@ -80,6 +86,8 @@ class RequestMonitoring:
         self._clock = clock
         self._on_error = on_error
         self._access_log = access_log
+        self._tracing = tracing
+        self._untraced = untraced
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an HTTP request on and record it; leave everything else alone."""
@@ -91,12 +99,18 @@ class RequestMonitoring:
         began = self._clock()
         self._beat()
         answer = _Answer(send, request_id)
-        with bound_contextvars(correlation_id=request_id):
+        span = self._span_of(scope)
+        with bound_contextvars(correlation_id=request_id), current(span):
             try:
                 await self._answer(scope, receive, answer)
             finally:
-                self._record(scope, answer, self._clock() - began)
+                self._record(scope, answer, self._clock() - began, span)
                 self._beat()
+
+    def _span_of(self, scope: Scope) -> Span | None:
+        if self._tracing is None or scope["path"] in self._untraced:
+            return None
+        return self._tracing.request(scope["headers"])
 
     async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
@@ -111,11 +125,14 @@ class RequestMonitoring:
             if answer.status is None:
                 await self._on_error(scope, receive, answer.send, answer.correlation_id)
 
-    def _record(self, scope: Scope, answer: _Answer, seconds: float) -> None:
+    def _record(self, scope: Scope, answer: _Answer, seconds: float, span: Span | None) -> None:
         endpoint, status = route_template(scope), answer.status or 500
         self._metrics.observe_request(scope["method"], endpoint, status, seconds)
         is_shed = scope["state"].get("is_shed", False)
-        self._access_log.answered(_method(scope), scope["path"], endpoint, status, seconds, is_shed=is_shed)
+        method, path = _method(scope), scope["path"]
+        self._access_log.answered(method, path, endpoint, status, seconds, is_shed=is_shed)
+        if span is not None:
+            span.answered(method, endpoint, path, status, answer.correlation_id)
 
 
 class _Answer:

@@ -114,6 +114,13 @@ class Change(NamedTuple):
         return self.previous is not None and bool(json.loads(self.previous)["is_active"])
 
 
+class Trace(NamedTuple):
+    """Which span something is a part of, in the words of W3C Trace Context."""
+
+    parent: str
+    state: str | None = None
+
+
 class Position(NamedTuple):
     """A place in a history, written `<epoch8>.<revision>`: the first 8 hex digits of the epoch, then the
     revision."""

@@ -21,7 +21,7 @@ from traffic_manager.errors import (
     RouteNotFound,
 )
 from traffic_manager.errors import TrafficManagerError as Failure
-from traffic_manager.routing.model import Action, Change, Route, RouteKey
+from traffic_manager.routing.model import Action, Change, Route, RouteKey, Trace
 from traffic_manager.routing.ports import Head
 
 ANY_TAG = "*"
@@ -71,13 +71,14 @@ class Outcome(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Author:
     """Who asks, from which *address* and for which *reason*, and in which request. *idempotency_key*: what names the
-    request if it is to be done once."""
+    request if it is to be done once. *trace*: what it is a part of, if it is traced."""
 
     actor: str
     correlation_id: str
     idempotency_key: str | None = None
     address: str | None = None
     reason: str | None = None
+    trace: Trace | None = None
 
 
 class _Draft(NamedTuple):
@@ -122,6 +123,7 @@ class Overlay:
         self._before = routes
         self.after: dict[RouteKey, Route | None] = {}
         self.changes: list[Change] = []
+        self.traces: dict[int, Trace] = {}  # of changes that traced requests make, by revision
 
     @property
     def head(self) -> Head:
@@ -207,6 +209,8 @@ class Overlay:
                 address=author.address,
             )
             self.changes.append(change)
+            if author.trace is not None:
+                self.traces[revision] = author.trace
 
 
 def _check_preconditions(operation: Operation, current: Route | None, epoch8: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from traffic_manager.errors import EpochMismatch, NotYetReached, TrafficManagerError
-from traffic_manager.routing.model import Action, Change, Position, Route, RouteKey
+from traffic_manager.routing.model import Action, Change, Position, Route, RouteKey, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +220,9 @@ class WriteTransaction(Protocol):
         """Write *changes*, numbered from head + 1 without a gap, and the last state of every key that they
         touch (None: deleted)."""
 
+    def trace(self, traces: Mapping[int, Trace]) -> None:
+        """Keep, after `append`, what its changes are a part of, by revision; of the newest changes alone."""
+
     def keep(self, receipts: Sequence[Receipt]) -> None:
         """Keep *receipts*, with the changes or without any. Some of those that are kept no longer go."""
 
@@ -305,13 +308,14 @@ class Limit:
 class Slice:
     """Changes of routes in (after, upto], whole batches only; *chain* is the digest at *upto*. Changes of
     other kinds are passed over, but *upto* counts them; *has_keys* and *has_limits* tell whether API keys or limits
-    changed."""
+    changed. *traces*, by revision, are of new changes that traced requests made."""
 
     upto: int
     chain: bytes
     changes: Sequence[Change]
     has_keys: bool = False
     has_limits: bool = False
+    traces: Mapping[int, Trace] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

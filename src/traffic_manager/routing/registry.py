@@ -251,6 +251,8 @@ class Registry:
             answers = [(request, _attempt(request, overlay, receipts)) for request in group]
             if overlay.changes:
                 transaction.append(overlay.changes, overlay.after)
+            if overlay.traces:
+                transaction.trace(overlay.traces)
             if receipts.made:
                 transaction.keep(receipts.made)
         self._expects_changes = bool(overlay.changes)
