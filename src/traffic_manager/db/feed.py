@@ -26,8 +26,9 @@ _PULSE_COLUMNS = f"""{HEAD_COLUMNS}, coalesce((select chain from changes where r
 _SLICE = f"""select c.kind, c.chain, {CHANGE_COLUMNS} from changes c
     where c.revision > :at order by c.revision limit :size"""
 # With the traces of changes, over the primary key of change_traces.
-_TRACED_SLICE = f"""select s.*, t.traceparent, t.tracestate from ({_SLICE}) s
-    left join change_traces t on t.revision = s.revision order by s.revision"""
+_TRACED_SLICE = f"""select c.kind, c.chain, {CHANGE_COLUMNS}, t.traceparent, t.tracestate from changes c
+    left join change_traces t on t.revision = c.revision
+    where c.revision > :at order by c.revision limit :size"""
 _PULSE = f"select {_PULSE_COLUMNS} from meta m"
 _NEWS = f"select {_PULSE_COLUMNS}, c.* from meta m left join ({_SLICE}) c on true order by c.revision"
 
