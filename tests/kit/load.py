@@ -10,11 +10,20 @@ from threading import Event
 
 import httpx2
 
-from tests.node import a_key, path_of, resolve, wait_until
+from tests.node import Node, a_key, path_of, resolve, wait_until
 
 READERS = 4
+# The machine of `make kit` may do other things besides.
+START_TIMEOUT_S = 120.0
 _numbers = count(1)
 Ask = Callable[[httpx2.Client], httpx2.Response]
+
+
+def started(node: Node, *arguments: str) -> Node:
+    """Start a node, and wait for it with patience."""
+    node.start(*arguments, wait_ready=False)
+    wait_until(node.is_ready, START_TIMEOUT_S, f"readiness of the node; its log:\n{node.log()}")
+    return node
 
 
 class Load:

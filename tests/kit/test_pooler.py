@@ -13,6 +13,7 @@ import httpx2
 import psycopg
 import pytest
 
+from tests.kit.load import started
 from tests.kit.proxies import EXAMPLES
 from tests.kit.test_proxies import STREAM
 from tests.node import SOURCE, Node, a_key, path_of, resolve, wait_until
@@ -75,8 +76,8 @@ def database(postgres: PostgresServer) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def pooler(postgres: PostgresServer, database: dict[str, str]) -> Iterator[PgBouncer]:
-    with ExamplePgBouncer(postgres) as started:
-        yield started
+    with ExamplePgBouncer(postgres) as pooler:
+        yield pooler
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def nodes(
     settings = {**database, **pooled, "API_WORKERS": str(WORKERS), "DB_POOL_MAX": "8"}
     folders = [tmp_path_factory.mktemp("node") for _ in range(2)]
     with Node(folders[0], settings) as one, Node(folders[1], settings) as two:
-        yield one.start(), two.start()
+        yield started(one), started(two)
 
 
 def test_connections_have_the_settings_that_a_server_asks_for(

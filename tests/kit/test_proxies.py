@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from tests.access.authority import Authority
-from tests.kit.load import a_change, a_load, a_named_change
+from tests.kit.load import a_change, a_load, a_named_change, started
 from tests.kit.proxies import PROXIES, Proxy
 from tests.node import Node, a_key, a_route, path_of, resolve, wait_until
 from tests.servers import PostgresServer
@@ -47,17 +47,17 @@ def nodes(
         Node(folders[0], settings, authority.trust()) as one,
         Node(folders[1], settings, authority.trust()) as two,
     ):
-        yield one.start("--migrate"), two.start()
+        yield started(one, "--migrate"), started(two)
 
 
 @pytest.fixture(scope="module", params=PROXIES, ids=lambda proxy: proxy.name)
 def proxy(request: pytest.FixtureRequest, nodes: Nodes, authority: Authority) -> Iterator[Proxy]:
     """Each proxy before both nodes, which know a route."""
     made: Proxy = request.param((nodes[0].port, nodes[1].port), authority)
-    with made as started, started.client() as client:
+    with made, made.client() as client:
         assert client.put(path_of(a_key()), json={"url": a_route()["url"]}).is_success
         wait_until(lambda: all(_knows(node) for node in nodes), what="the route on both nodes")
-        yield started
+        yield made
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_killed_node_costs_no_resolve_and_no_change_that_has_a_name(proxy: Proxy
         for node in nodes:
             node.kill()
             load.wait_for_more()
-            node.start()
+            started(node)
             _wait_until_used(node)
     assert load.failures == []
     assert _changes_of(nodes[0], "named", began) == load.answered["writer"]
@@ -157,7 +157,7 @@ def test_nobody_notices_that_nodes_are_restarted_one_after_another(proxy: Proxy,
         for node in nodes:
             assert node.stop() == 0
             load.wait_for_more()
-            node.start()
+            started(node)
             _wait_until_used(node)
             load.wait_for_more()
     assert load.failures == []
