@@ -10,7 +10,7 @@ from threading import Event
 import pytest
 
 from tests.cli.conftest import CommandLine
-from tests.node import Node, a_key, a_route, resolve
+from tests.node import Node, a_key, a_route, resolve, wait_until
 from traffic_manager.cli.figures import Sample, figures, sample_of
 
 
@@ -73,6 +73,8 @@ def resolving(node: Node) -> Iterator[None]:
 def test_once_prints_the_figures_of_a_node_under_load(tm: CommandLine, node: Node) -> None:
     with node.client() as client:
         client.post("/api/v1/routes", json=a_route()).raise_for_status()
+        # Gauges are measured every other second.
+        wait_until(lambda: "\ntm_mirror_routes 1.0\n" in client.get("/metrics").text, what="the gauge")
     with resolving(node):
         result = tm("top", "--node", node.url, "--once", "--every", "0.5", "--output", "json")
     assert result.code == 0, result.err

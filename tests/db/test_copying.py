@@ -68,6 +68,7 @@ def fill(engine: SqlEngine) -> None:
     keys.create(a_principal("admin:*/*"), author, "ci", [a_grant("viewer:*/*")], timedelta(days=1))
     engine.run("insert into limits (subject, name, resolves) values ('tenant', 'team-a', 5)")
     engine.run("insert into receipts values ('alice', 'k-1', :request, '{}', 7)", request=bytes(range(32)))
+    engine.run("insert into change_traces values (2, :trace, 'a=b')", trace=f"00-{1:032x}-{1:016x}-01")
     engine.run("insert into events_set_aside values (2, 'too large', 8)")
     engine.run("insert into leases values ('relay', 'node', 3, 0, 2, 1, 'topic-id', 4)")
 

@@ -96,9 +96,9 @@ FORBIDDEN = (
 )
 
 
-# As the program before left the tables: without receipts, addresses in the log, limits.
-_BACK_TO_0006 = """drop table limits; drop table receipts; alter table changes drop column address;
-    update alembic_version set version_num = '0006'"""
+# As an earlier program left the tables: without receipts, addresses in the log, limits, traces.
+_BACK_TO_0006 = """drop table limits; drop table receipts; drop table change_traces;
+    alter table changes drop column address; update alembic_version set version_num = '0006'"""
 
 
 def test_tables_of_before_are_brought_up_with_their_rows_and_served_by_that_role(
