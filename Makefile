@@ -30,7 +30,7 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 # Every test, with real PostgreSQL, Redis and Kafka, which it installs and starts itself.
 test: install-dev
 	@$(BIN)/python -m tests.servers.install
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # What failed in the last run of the tests or of the faults, once more and one after another; more than three are no accident.
 test-failed: install-dev
