@@ -58,7 +58,7 @@ class Observed:
 
 @contextmanager
 def observed(servers: Servers, folder: Path) -> Iterator[Observed]:
-    """Lend two nodes, which run, and a Prometheus that scrapes them every second."""
+    """Lend two nodes, which run, and a Prometheus that scrapes them every two seconds."""
     authority = Authority(folder)
     with ExitStack() as stack:
         database = f"observed_{os.getpid()}_{next(_numbers)}"
@@ -113,7 +113,7 @@ def _configured(folder: Path, nodes: Sequence[Node], key: str, authority: Author
     (ours / "metrics_key").write_text(key)
     text = (ours / "prometheus.yml").read_text()
     tls = _TLS.replace("# ", "").replace("/etc/prometheus/ca.pem", str(authority.file))
-    for old, new in ((_INTERVAL, "1s"), (_KEY, str(ours / "metrics_key")), (_TLS, tls)):
+    for old, new in ((_INTERVAL, "2s"), (_KEY, str(ours / "metrics_key")), (_TLS, tls)):
         assert old in text
         text = text.replace(old, new)
     (ours / "prometheus.yml").write_text(text)

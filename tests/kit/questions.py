@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from tests.monitoring.observability import panels, rules
 
 JOB = "traffic-manager"
-# Four scrapes of a second, as Grafana chooses it, and some for a busy machine.
+# Four scrapes of two seconds, as Grafana chooses it, and some for a busy machine.
 WINDOW = "15s"
 _SELECTOR = re.compile(r"(?<![\w:.])(?:ALERTS|up|[a-z]+[_:][\w:]+)(?![\w:]|\s*\()(?:\{.*?\})?", re.DOTALL)
 _NOT_ASKED = re.compile(r"\b(?:by|on|ignoring|group_left|group_right) \([^)]*\)|\[[^\]]*\]")

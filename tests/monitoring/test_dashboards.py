@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections import Counter
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from tests.monitoring.observability import (
     DASHBOARDS,
     OURS,
+    ROOT,
     Panel,
     dashboard_files,
     is_known,
@@ -98,3 +100,14 @@ def test_provisioned_source_is_the_prometheus_of_our_scrape_interval() -> None:
     (source,) = yaml.safe_load((PROVISIONING / "datasources" / "prometheus.yml").read_text())["datasources"]
     config = yaml.safe_load((DASHBOARDS.parents[1] / "prometheus" / "prometheus.yml").read_text())
     assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
+
+
+@pytest.mark.parametrize("path", dashboard_files(), ids=lambda path: path.stem)
+def test_dashboard_has_its_picture_in_the_guide(path: Path) -> None:
+    """`python -m tests.kit.previews` draws them."""
+    picture = ROOT / "docs" / "dashboards" / f"{path.stem}.svg"
+    assert f"(dashboards/{picture.name})" in (ROOT / "docs" / "monitoring.md").read_text()
+    drawn = unescape(picture.read_text())
+    assert [
+        panel.title for panel in panels() if panel.dashboard == path.stem and panel.title not in drawn
+    ] == []
