@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import cast
 
 import yaml
 
 import traffic_manager
-from traffic_manager.config.settings import Section, Settings
+from traffic_manager.config.settings import Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CHART = DEPLOY / "helm"
@@ -22,11 +21,7 @@ OF_THE_CHART = {"API_PORT", "API_WORKERS", "DRAIN_SECONDS", "SNAPSHOT_PATH", "DB
 
 def settings_of_a_server() -> dict[str, str]:
     """Return the type of each setting by its variable, but for those that no server needs."""
-    sections = [
-        cast("type[Section]", Settings.model_fields[name].annotation)
-        for name in Settings.sections
-        if name != "audit"
-    ]
+    sections = [section for name, section in Settings.section_types().items() if name != "audit"]
     return {
         section.variable(field): str(about.annotation)
         for section in sections

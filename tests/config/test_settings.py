@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from traffic_manager.config.loading import load_settings
-from traffic_manager.config.settings import Section, Settings, shown
+from traffic_manager.config.settings import Settings, shown
 from traffic_manager.errors import SettingsInvalid
 
 
 @pytest.fixture(autouse=True)
 def _no_inherited_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in Settings.sections:
-        section = cast("type[Section]", Settings.model_fields[name].annotation)
+    for section in Settings.section_types().values():
         for field in section.model_fields:
             monkeypatch.delenv(section.variable(field), raising=False)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import cast
 
-from traffic_manager.config.settings import Section, Settings
+from traffic_manager.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -14,8 +13,7 @@ ROOT = Path(__file__).parents[2]
 def documented_defaults() -> dict[str, tuple[str, str]]:
     """Return (default, meaning) of every variable, as the code has them."""
     found = {}
-    for name in Settings.sections:
-        section = cast("type[Section]", Settings.model_fields[name].annotation)
+    for section in Settings.section_types().values():
         for field, about in section.model_fields.items():
             found[section.variable(field)] = (_text(about.default), about.description or "")
     return found

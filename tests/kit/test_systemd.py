@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import cast
 
 import httpx2
 import pytest
@@ -18,7 +17,7 @@ from tests.kit.tools import tool
 from tests.node import SOURCE, Node, wait_until
 from tests.servers.programs import ROOT
 from traffic_manager.config.loading import load_settings
-from traffic_manager.config.settings import Section, Settings
+from traffic_manager.config.settings import Settings
 
 pytestmark = pytest.mark.kit
 
@@ -99,7 +98,11 @@ def test_settings_are_such(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     settings = load_settings(env_file=None)
     settings.check_serving()
     assert settings.db.password is not None
-    known = {section.variable(field) for section in _sections() for field in section.model_fields}
+    known = {
+        section.variable(field)
+        for section in Settings.section_types().values()
+        for field in section.model_fields
+    }
     assert {name for name in environment() if name.removesuffix("_FILE") not in known} <= known
 
 
@@ -109,10 +112,6 @@ def _here(value: str, folder: Path) -> str:
         return value
     (folder / Path(value).name).write_text(PEPPER)
     return str(folder / Path(value).name)
-
-
-def _sections() -> list[type[Section]]:
-    return [cast("type[Section]", Settings.model_fields[name].annotation) for name in Settings.sections]
 
 
 def test_shell_reads_the_settings_too(tmp_path: Path) -> None:

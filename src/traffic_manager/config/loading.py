@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import cast
 from urllib.parse import quote
 
 from dotenv import dotenv_values
@@ -36,8 +35,7 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
     sections: dict[str, Section] = {}
     problems: list[str] = []
     given = {**(dotenv_values(env_file) if env_file else {}), **os.environ}
-    for name in Settings.sections:
-        section = cast("type[Section]", Settings.model_fields[name].annotation)
+    for name, section in Settings.section_types().items():
         from_files, unreadable = _secret_files(section, given)
         problems += unreadable
         try:
@@ -57,9 +55,8 @@ def _secret_files(
     """Return the secrets given as `<NAME>_FILE`, as container platforms mount them, and what is wrong."""
     found: dict[str, str] = {}
     problems: list[str] = []
-    for field, about in section.model_fields.items():
-        path = given.get(f"{section.variable(field)}_FILE") if "SecretStr" in str(about.annotation) else None
-        if path:
+    for field in section.secret_fields():
+        if path := given.get(f"{section.variable(field)}_FILE"):
             try:
                 found[field] = Path(path).read_text().rstrip("\r\n")
             except OSError as error:
@@ -122,11 +119,7 @@ def _given_secrets(env_file: Path | None) -> set[str]:
     given = {**(dotenv_values(env_file) if env_file else {}), **os.environ}
     # The command line's own key is no setting.
     found = {given.get("TM_API_KEY")}
-    for name in Settings.sections:
-        section = cast("type[Section]", Settings.model_fields[name].annotation)
+    for section in Settings.section_types().values():
         found |= set(_secret_files(section, given)[0].values())
-        fields = section.model_fields.items()
-        found |= {
-            given.get(section.variable(f)) for f, about in fields if "SecretStr" in str(about.annotation)
-        }
+        found |= {given.get(section.variable(field)) for field in section.secret_fields()}
     return {secret for secret in found if secret}
