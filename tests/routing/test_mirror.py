@@ -69,14 +69,6 @@ def test_what_is_applied_already_need_not_be_remembered_as_shown() -> None:
     assert mirror.shown == {}
 
 
-def test_window_holds_so_many_changes_and_its_floor_rises(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror_module, "WINDOW_CHANGES", 2)
-    mirror = a_mirror()
-    mirror.apply(Slice(4, b"", [a_change(n, KEYS[n % 3]) for n in range(1, 5)]))
-    assert mirror.floor == 2
-    assert mirror._last_change.keys() == {str(KEYS[0]), str(KEYS[1])}
-
-
 def test_other_history_forgets_what_was_shown() -> None:
     mirror = a_mirror(5)
     mirror.show(KEY, 9, None)

@@ -8,16 +8,16 @@ and so which values from elsewhere are good: that is `accept`.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, MutableMapping
 
+from traffic_manager.routing.changed_keys import ChangedKeys
 from traffic_manager.routing.model import Change
 from traffic_manager.routing.ports import Entry, Head, Slice, Table
 from traffic_manager.routing.recent import RecentRoutes
 from traffic_manager.routing.table import RouteTable
 
-# So many changes are remembered: Redis entries from before a restart stay good across that many.
-WINDOW_CHANGES = 50_000
+# So many changes are remembered at least: Redis entries from before a restart stay good across that many.
+WINDOW_CHANGES = 25_000
 # Bounded, the whole table is loaded again once it has shrunk to this share of the limit: not each time that it
 # crosses the limit, for a load takes seconds.
 _COMPLETE_AGAIN = 0.9
@@ -40,10 +40,8 @@ class Mirror:
         self.recent = RecentRoutes(max_routes, absence_ttl_s)  # what is kept of them while not
         # What was shown of a key as of a revision above `applied`: later reads may not go back below it.
         self.shown: dict[str, tuple[int, Entry | None]] = {}
-        self.floor = 0
         self._active = 0  # how many active routes there are, kept or not, while not complete
-        self._recent: deque[tuple[int, str]] = deque()
-        self._last_change: dict[str, int] = {}
+        self._changed = ChangedKeys(WINDOW_CHANGES)
 
     def __len__(self) -> int:
         """Return how many active routes are held."""
@@ -76,10 +74,8 @@ class Mirror:
         self.is_complete = self.max_routes > 0 and not table.beyond
         self._active = len(table.entries) + table.beyond
         self.recent.begin({} if self.is_complete else table.entries)
-        self.floor = table.floor
-        self._recent = deque(table.recent)
-        self._last_change = {key: revision for revision, key in table.recent}
-        self._forget()
+        self._changed = ChangedKeys(WINDOW_CHANGES, table.floor, table.recent)
+        self._forget_what_was_shown()
 
     def apply(self, changes: Slice) -> None:
         """Apply the changes that follow `applied`, all at once for every reader."""
@@ -87,13 +83,12 @@ class Mirror:
         for change in changes.changes:
             key = "/".join(change.key)  # as str() of it, without a call
             self._enter(key, change)
-            self._recent.append((change.revision, key))
-            self._last_change[key] = change.revision
+            self._changed.add(change.revision, key)
         self.applied = changes.upto
         self.chain = changes.chain
         self._stay_within_limit()
         self._keep_what_was_shown()
-        self._forget()
+        self._forget_what_was_shown()
 
     def portions(self, prefix: str) -> Iterator[list[tuple[str, Entry]]]:
         """Yield the active routes of a complete mirror whose keys begin with *prefix*, some hundred at a time.
@@ -116,7 +111,7 @@ class Mirror:
 
     def has_changed_lately(self, key: str) -> bool:
         """Return whether a remembered change is of *key*: so it is not a name that somebody made up."""
-        return key in self._last_change
+        return key in self._changed
 
     def accept(self, key: str, as_of: int) -> bool:
         """Return whether a value of *key*, true at revision *as_of* of this history, is as good as any shown
@@ -124,7 +119,7 @@ class Mirror:
         shown = self.shown[key][0] if key in self.shown else 0
         if as_of >= max(self.applied, shown):
             return True
-        return self.applied >= shown and as_of >= self.floor and self._last_change.get(key, 0) <= as_of
+        return self.applied >= shown and as_of >= self._changed.floor and self._changed.last(key) <= as_of
 
     def show(self, key: str, as_of: int, entry: Entry | None) -> None:
         """Remember that *key* was answered with *entry* as of *as_of*."""
@@ -166,13 +161,9 @@ class Mirror:
         if self.is_complete or not self.max_routes:
             return
         for key, (as_of, entry) in self.shown.items():
-            if self.floor <= as_of <= self.applied and self._last_change.get(key, 0) <= as_of:
+            if self._changed.floor <= as_of <= self.applied and self._changed.last(key) <= as_of:
                 self.recent.put(key, entry)
 
-    def _forget(self) -> None:
-        while len(self._recent) > WINDOW_CHANGES:
-            self.floor, key = self._recent.popleft()
-            if self._last_change.get(key) == self.floor:
-                del self._last_change[key]
+    def _forget_what_was_shown(self) -> None:
         if self.shown:
             self.shown = {key: shown for key, shown in self.shown.items() if shown[0] > self.applied}
