@@ -94,12 +94,9 @@ class Evidence:
 def gathered(stand: Stand, times: Times, ledger: Ledger, before: Used) -> Evidence:
     """Return the evidence of a run that is over, while its nodes still run."""
     excess = _excess(stand, before, times.healed_ns / 1e9 + _SETTLED_S)
-    log = reduce(History.followed_by, [*stand.forgotten, history.of_postgres(stand.conninfo)])
+    published, told, log = _published_told_and_logged(stand)
     ledger.add(stand.ledger)
-    published = _published(stand, len(log.changes))
-    return Evidence(
-        times, ledger, log, _told(stand, published), published, excess, stand.findings, stand.measured
-    )
+    return Evidence(times, ledger, log, told, published, excess, stand.findings, stand.measured)
 
 
 def p99_s(exchanges: Sequence[Exchange]) -> float:
@@ -116,23 +113,33 @@ def _excess(stand: Stand, before: Used, deadline_s: float) -> list[str]:
     return []
 
 
-def _published(stand: Stand, head: int) -> int:
-    """Return how far the events are published, once that is the whole log; or how far they came."""
-
-    def published() -> int:
-        return int(stand.ask_database("select published_revision from leases where name = 'relay'") or 0)
-
+def _published_told_and_logged(stand: Stand) -> tuple[int, Sequence[Told], History]:
+    """Return how far the events are published, what the topic has, and the log: all as of one revision, for a write
+    that its client has given up may be committed while we read; or as they are, if it does not come to that."""
     deadline_s = time.monotonic() + _DRAINED_S
-    while published() < head and time.monotonic() < deadline_s:
+    while True:
+        published = _published(stand)
+        told = _told(stand, published)
+        log = reduce(History.followed_by, [*stand.forgotten, history.of_postgres(stand.conninfo)])
+        if published == len(log.changes) or time.monotonic() > deadline_s:
+            return published, told, log
+
+
+def _published(stand: Stand) -> int:
+    """Return how far the events are published, once that is the whole log; or how far they came."""
+    head = int(stand.ask_database("select max(revision) from changes") or 0)
+    deadline_s = time.monotonic() + _DRAINED_S
+    while (published := _checkpoint(stand)) < head and time.monotonic() < deadline_s:
         time.sleep(0.1)
-    return published()
+    return published
+
+
+def _checkpoint(stand: Stand) -> int:
+    return int(stand.ask_database("select published_revision from leases where name = 'relay'") or 0)
 
 
 def _told(stand: Stand, published: int) -> Sequence[Told]:
-    def is_all_there() -> bool:
-        return len({told.revision for told in stand.topic.read()}) >= published
-
     deadline_s = time.monotonic() + _DRAINED_S
-    while not is_all_there() and time.monotonic() < deadline_s:
+    while len({told.revision for told in stand.topic.read()}) < published and time.monotonic() < deadline_s:
         pass
     return stand.topic.events
