@@ -41,7 +41,7 @@ from tests.servers import KafkaServer, PostgresServer, RedisServer
 from tests.servers.fixtures import started
 
 _SAMPLE_EVERY_S = 5.0
-# All bounded windows are full after so many changes; the largest holds 50,000.
+# All that is bounded is full after so many changes; the largest holds some 6,000.
 _FILL_CHANGES = 60_000
 _BATCH = 1000
 _FILL_CONNECTIONS = 16
