@@ -23,6 +23,7 @@ from traffic_manager.db.migrate import check_schema, migrate
 from traffic_manager.db.pool import open_database
 from traffic_manager.db.sqlite import FileLock
 from traffic_manager.errors import SourceUnavailable, StartRefused
+from traffic_manager.gauges import counters_of
 from traffic_manager.inheritance import Inheritance, empty_memory
 from traffic_manager.monitoring.heartbeats import Heartbeats
 from traffic_manager.monitoring.log_level import SIGNALS, LevelSwitch
@@ -32,7 +33,7 @@ from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.outbox import Outbox
 from traffic_manager.parent import EXIT_REFUSED, Parent
 from traffic_manager.traces import check_library, open_tracing
-from traffic_manager.worker import Worker, counters_of, import_parts
+from traffic_manager.worker import Worker, import_parts
 
 # Beyond draining and finishing: closing pools, releasing the lease.
 _CLOSE_S = 15.0

@@ -6,46 +6,49 @@ import asyncio
 import gc
 import socket
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
 
-from traffic_manager.access.client_names import ClientNames
 from traffic_manager.access.key_registry import KeyRegistry
 from traffic_manager.access.limit_registry import LimitRegistry
-from traffic_manager.access.limiter import Limiter
-from traffic_manager.api.access import Gate
-from traffic_manager.api.admission import Admission
 from traffic_manager.api.app import build_app
 from traffic_manager.api.context import Parts
-from traffic_manager.api.handshakes import Handshakes
 from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.pages import PageTokens
 from traffic_manager.api.server import Server, admission_to
+from traffic_manager.callers import Callers
+from traffic_manager.checks import check_cache, check_database, check_mirror
 from traffic_manager.config.settings import RedisSettings, Settings
 from traffic_manager.db.feed import SqlFeed
 from traffic_manager.db.key_store import SqlKeyStore
 from traffic_manager.db.limit_store import SqlLimitStore
-from traffic_manager.db.migrate import check_schema
-from traffic_manager.db.pool import Counters, open_database
+from traffic_manager.db.pool import open_database
 from traffic_manager.db.store import SqlStore
+from traffic_manager.gauges import (
+    FollowerCounts,
+    Growth,
+    MirrorGauges,
+    counters_of,
+    measure_pool,
+    measure_snapshot,
+)
 from traffic_manager.inheritance import Memory
 from traffic_manager.monitoring.access_log import AccessLog
 from traffic_manager.monitoring.health import (
     DATABASE,
     Check,
     CheckResult,
-    CheckStatus,
     Health,
     not_configured,
 )
-from traffic_manager.monitoring.metrics import Freshness, Metrics, Outcome
+from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.overload import Overload
 from traffic_manager.monitoring.spans import Kind
 from traffic_manager.monitoring.system_metrics import Source, SystemMetrics
@@ -61,10 +64,8 @@ from traffic_manager.routing.urls import UrlPolicy
 from traffic_manager.traces import open_tracing
 
 if TYPE_CHECKING:
-    from traffic_manager.api.certificates import Loaded
     from traffic_manager.cache.redis_client import RedisClient
     from traffic_manager.cache.route_cache import RedisRouteCache
-    from traffic_manager.providers.key_keeper import KeyKeeper
 
 # Connections of the pool that are not for reads: writer, relay, probe.
 _RESERVED_CONNECTIONS = 3
@@ -97,99 +98,98 @@ class Worker:
     ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._database = open_database(settings.db, counters_of(metrics))
-        tracing = self._tracing = open_tracing(settings.traces, metrics)
-        record = None if tracing is None else tracing.recorder("store.write", Kind.CLIENT, {})
-        store = SqlStore(self._database, record)
-        self._beat = beat
-        self._certificates = memory.certificates
-        self._client_names = None if memory.keyring is None else ClientNames(memory.keyring.admitted)
-        self._key_keeper: KeyKeeper | None = None
-        gate = self._gate(memory)
-        self._mirror = memory.mirror
-        metrics.tm_bad_row_total.inc(memory.bad_rows)
-        self._unknown_names = UnknownNames(settings.app.unknown_names_per_second)
-        feed = SqlFeed(self._database, metrics.tm_bad_row_total.inc, listens=True)
-        self._watchers = memory.watchers
-        self._follower = Follower(
-            feed,
-            self._mirror,
-            _FollowerMetrics(metrics),
-            self._watchers,
-            memory.keyring,
-            memory.limits,
-            at_head=memory.at_head,
-        )
-        self._redis = _redis_client(settings.redis) if settings.redis.host else None
-        self._reads = Bulkhead("read", settings.db.pool_max - _RESERVED_CONNECTIONS, _READ_PATIENCE_S)
-        self._outbox = (
-            Outbox(settings.kafka, self._database, metrics, tracing)
-            if settings.kafka.bootstrap_servers
-            else None
-        )
-        self._registry = Registry(store, self._committed, memory.limits.routes)
-        self._health = Health(self._checks(), was_database_reached=self._mirror.head is not None)
-        self._system = SystemMetrics(metrics, self._sources(), interval_s=_PROBE_EVERY_S)
-        self._evictions = _Growth(metrics.tm_mirror_evictions_total.inc)
+        self._memory = memory
         self._dropped_lines = dropped_lines
-        self._lines = _Growth(metrics.tm_log_dropped_total.inc)
-        self._refusals = _Growth(metrics.tm_unknown_names_refused_total.inc)
+        self._beat = beat
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exit_code = 0
+        metrics.tm_bad_row_total.inc(memory.bad_rows)
+        self._database = open_database(settings.db, counters_of(metrics))
+        self._tracing = open_tracing(settings.traces, metrics)
+        self._redis = _redis_client(settings.redis) if settings.redis.host else None
+        self._callers = Callers(settings, metrics, memory, self._redis)
+        self._follower = self._new_follower()
+        self._reads = Bulkhead("read", settings.db.pool_max - _RESERVED_CONNECTIONS, _READ_PATIENCE_S)
+        self._unknown_names = UnknownNames(settings.app.unknown_names_per_second)
+        self._outbox = self._new_outbox()
+        self._store = self._new_store()
+        self._registry = Registry(self._store, self._committed, memory.limits.routes)
         self._overload = Overload(metrics)
-        self._limiter = Limiter(
-            memory.limits,
-            settings.api.workers * settings.limit.nodes,
-            lambda kind: metrics.tm_rate_limited_total.labels(kind).inc(),
-            leases=self._redis is not None,
-        )
-        resolver = Resolver(
-            self._mirror, self._follower, self._route_cache(), store, self._reads, self._unknown_names
-        )
-        parts = Parts(
-            settings=settings,
-            metrics=metrics,
-            health=self._health,
-            mirror=self._mirror,
-            follower=self._follower,
-            watchers=self._watchers,
-            resolver=resolver,
-            batch_resolver=BatchResolver(
-                resolver, self._mirror, self._follower, store, self._reads, self._unknown_names
-            ),
-            registry=self._registry,
-            store=store,
-            reads=self._reads,
-            url_policy=UrlPolicy(settings.app.url_schemes, settings.app.url_deny_loopback, memory.url_hosts),
-            gate=gate,
-            proxies=TrustedProxies(settings.api.trusted_proxies, settings.api.forwarded_header),
-            key_registry=KeyRegistry(
-                SqlKeyStore(self._database), settings.pepper, self._committed, memory.limits.keys
-            ),
-            limiter=self._limiter,
-            limit_registry=LimitRegistry(SqlLimitStore(self._database), self._committed),
-            page_tokens=PageTokens(settings.pepper),
-            beat=beat,
-            overload=self._overload,
-            access_log=AccessLog(settings.api.access_log_share),
-            tracing=tracing,
-        )
-        admission = admission_to(parts)
-        self._server = Server(
-            build_app(parts, self._lifespan),
-            admission,
-            settings.app.drain_s,
-            draining=self._health.draining,
-            closing=self._watchers.close,
-            is_node_stopping=is_node_stopping,
-            handshakes=self._handshakes(admission),
-        )
+        self._lines = Growth(metrics.tm_log_dropped_total.inc)
+        self._health = Health(self._checks(), was_database_reached=memory.mirror.head is not None)
+        self._system = SystemMetrics(metrics, self._sources(), interval_s=_PROBE_EVERY_S)
+        self._server = self._new_server(self._parts(), is_node_stopping)
 
     def run(self, listener: socket.socket) -> int:
         """Serve until told to stop; return the exit code."""
         sys.setswitchinterval(_SWITCH_S)
         self._server.serve_on(listener)
         return self._exit_code
+
+    def _new_follower(self) -> Follower:
+        memory = self._memory
+        return Follower(
+            SqlFeed(self._database, self._metrics.tm_bad_row_total.inc, listens=True),
+            memory.mirror,
+            FollowerCounts(self._metrics),
+            memory.watchers,
+            memory.keyring,
+            memory.limits,
+            at_head=memory.at_head,
+        )
+
+    def _new_outbox(self) -> Outbox | None:
+        settings = self._settings.kafka
+        if not settings.bootstrap_servers:
+            return None
+        return Outbox(settings, self._database, self._metrics, self._tracing)
+
+    def _new_store(self) -> SqlStore:
+        tracing = self._tracing
+        return SqlStore(self._database, tracing.recorder("store.write", Kind.CLIENT, {}) if tracing else None)
+
+    def _new_server(self, parts: Parts, is_node_stopping: Callable[[], bool]) -> Server:
+        admission = admission_to(parts)
+        return Server(
+            build_app(parts, self._lifespan),
+            admission,
+            self._settings.app.drain_s,
+            draining=self._health.draining,
+            closing=self._memory.watchers.close,
+            is_node_stopping=is_node_stopping,
+            handshakes=self._callers.handshakes(admission),
+        )
+
+    def _parts(self) -> Parts:
+        settings, memory = self._settings, self._memory
+        mirror, follower, unknown = memory.mirror, self._follower, self._unknown_names
+        resolver = Resolver(mirror, follower, self._route_cache(), self._store, self._reads, unknown)
+        return Parts(
+            settings=settings,
+            metrics=self._metrics,
+            health=self._health,
+            mirror=mirror,
+            follower=follower,
+            watchers=memory.watchers,
+            resolver=resolver,
+            batch_resolver=BatchResolver(resolver, mirror, follower, self._store, self._reads, unknown),
+            registry=self._registry,
+            store=self._store,
+            reads=self._reads,
+            url_policy=UrlPolicy(settings.app.url_schemes, settings.app.url_deny_loopback, memory.url_hosts),
+            gate=self._callers.gate,
+            proxies=TrustedProxies(settings.api.trusted_proxies, settings.api.forwarded_header),
+            key_registry=KeyRegistry(
+                SqlKeyStore(self._database), settings.pepper, self._committed, memory.limits.keys
+            ),
+            limiter=self._callers.limiter,
+            limit_registry=LimitRegistry(SqlLimitStore(self._database), self._committed),
+            page_tokens=PageTokens(settings.pepper),
+            beat=self._beat,
+            overload=self._overload,
+            access_log=AccessLog(settings.api.access_log_share),
+            tracing=self._tracing,
+        )
 
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
@@ -199,9 +199,7 @@ class Worker:
         heart = asyncio.gather(
             self._keep_beating(),
             self._overload.watch(),
-            self._watch_certificates(),
-            self._keep_keys(),
-            *self._leasing(),
+            *self._callers.keeping_up(),
         )
         self._follower.start()
         self._registry.start()
@@ -224,51 +222,15 @@ class Worker:
             heart.cancel()
             await asyncio.gather(heart, return_exceptions=True)
 
-    def _leasing(self) -> list[Coroutine[None, None, None]]:
-        """Return what shares the limits with other workers, where there is Redis."""
-        if self._redis is None:
-            return []
-        from traffic_manager.cache.shared_budgets import SharedBudgets
-
-        return [SharedBudgets(self._redis, self._limiter).run()]
-
     async def _keep_beating(self) -> None:
         while self._beat is not None:
             self._beat()
             await asyncio.sleep(_BEAT_S)
 
-    async def _watch_certificates(self) -> None:
-        if self._certificates is not None:
-            await self._certificates.watch(self._metrics, self._take_names)
-
-    def _gate(self, memory: Memory) -> Gate:
-        if memory.keyring is None or not memory.issuers:
-            return Gate(memory.keyring, self._client_names)
-        # Here, because their libraries take 0.1 s and 11 MB.
-        from traffic_manager.access.tokens import Tokens
-        from traffic_manager.providers.key_keeper import KeyKeeper
-
-        tokens = Tokens(memory.issuers, memory.keyring.admitted)
-        self._key_keeper = KeyKeeper(memory.issuers, tokens, self._metrics)
-        return Gate(memory.keyring, self._client_names, tokens, self._key_keeper.ask)
-
-    async def _keep_keys(self) -> None:
-        if self._key_keeper is not None:
-            await self._key_keeper.run()
-
-    def _take_names(self, loaded: Loaded) -> None:
-        if self._client_names is not None:
-            self._client_names.load(loaded.grants)
-
-    def _handshakes(self, admission: Admission) -> Handshakes | None:
-        if (certificates := self._certificates) is None:
-            return None
-        return Handshakes(admission, lambda: certificates.loaded.context, self._metrics)
-
     async def _catch_up(self) -> None:
         """With a table from the parent, wait a moment for what is newer before the first connection is accepted:
         other workers answer meanwhile."""
-        if self._mirror.head is not None:
+        if self._memory.mirror.head is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CATCH_UP_PATIENCE_S):
                     await self._follower.synchronised.wait()
@@ -298,7 +260,7 @@ class Worker:
         gc.collect()
         gc.freeze()
         self._health.started()
-        log.info("ready", revision=self._mirror.applied)
+        log.info("ready", revision=self._memory.mirror.applied)
 
     def _committed(self, revision: int) -> None:
         self._follower.wake(revision)
@@ -317,96 +279,38 @@ class Worker:
 
     def _checks(self) -> dict[str, Check]:
         return {
-            DATABASE: self._check_database,
+            DATABASE: partial(check_database, self._database),
             "cache": self._check_cache if self._redis else not_configured,
             "kafka": self._outbox.check if self._outbox else not_configured,
-            "mirror": self._check_mirror,
+            "mirror": partial(check_mirror, self._memory.mirror),
         }
-
-    def _check_database(self) -> CheckResult:
-        with self._database.reading() as session:
-            check_schema(session, self._database.dialect)
-        stats = self._database.stats()
-        pool = {
-            "size": stats.size,
-            "available": stats.available,
-            "in_use": stats.in_use,
-            "waiting": stats.waiting,
-        }
-        return CheckResult(CheckStatus.HEALTHY, "Database is accessible", pool)
 
     def _check_cache(self) -> CheckResult:
         assert self._redis is not None and self._loop is not None  # noqa: S101, PT018 set before the first probe
-        is_up = asyncio.run_coroutine_threadsafe(self._redis.ping(), self._loop).result(timeout=2.0)
-        self._metrics.cache_connected.set(is_up)
-        if not is_up:
-            return CheckResult(CheckStatus.DEGRADED, "Redis does not answer; reads do without it")
-        return CheckResult(CheckStatus.HEALTHY, "Cache is accessible")
-
-    def _check_mirror(self) -> CheckResult:
-        mirror = self._mirror
-        if mirror.head is None:
-            return CheckResult(CheckStatus.DEGRADED, "not synchronised yet; the database answers")
-        if not mirror.max_routes:
-            return CheckResult(CheckStatus.DISABLED, "holds no routes (MIRROR_MAX_ROUTES=0)")
-        if mirror.is_complete:
-            return CheckResult(CheckStatus.HEALTHY, f"complete: all {len(mirror)} active routes")
-        held = f"bounded: {len(mirror)} of {mirror.active_routes} active routes"
-        return CheckResult(CheckStatus.HEALTHY, f"{held}; MIRROR_MAX_ROUTES={mirror.max_routes}")
+        return check_cache(self._redis, self._loop, self._metrics)
 
     def _sources(self) -> dict[str, Source]:
-        sources = {"health": self._health.probe, "pool": self._measure_pool, "mirror": self._measure_mirror}
-        sources |= {"issuers": self._measure_issuers} if self._key_keeper else {}
-        sources |= {"snapshot": self._measure_snapshot, "overload": self._measure_overload}
-        return sources | ({"outbox": self._measure_outbox} if self._outbox else {})
-
-    def _measure_pool(self) -> None:
-        stats = self._database.stats()
-        self._metrics.db_pool_size.set(stats.size)
-        self._metrics.db_pool_available.set(stats.available)
-        self._metrics.db_pool_in_use.set(stats.in_use)
-        states = self._metrics.tm_breaker_state
-        states.labels("database").set(self._database.is_left_alone)
-        states.labels("cache").set(self._redis is not None and self._redis.is_left_alone)
+        metrics, memory = self._metrics, self._memory
+        mirror = MirrorGauges(
+            metrics, memory.mirror, self._follower, memory.watchers, self._unknown_names, self._database
+        )
+        sources: dict[str, Source] = {
+            "health": self._health.probe,
+            "pool": partial(measure_pool, metrics, self._database, self._redis),
+            "mirror": mirror.measure,
+            "snapshot": partial(measure_snapshot, metrics, self._settings.snapshot_path),
+            "overload": self._measure_overload,
+        }
+        if key_keeper := self._callers.key_keeper:
+            sources["issuers"] = lambda: metrics.tm_issuer_keys_age_seconds.set(key_keeper.age_s)
+        if outbox := self._outbox:
+            sources["outbox"] = lambda: outbox.measure_backlog(self._follower.head_revision)
+        return sources
 
     def _measure_overload(self) -> None:
         self._metrics.tm_loop_delay_seconds.set(self._overload.standing_s)
         self._metrics.tm_connections.set(self._server.connections)
         self._lines.count(self._dropped_lines())
-
-    def _measure_issuers(self) -> None:
-        assert self._key_keeper is not None  # noqa: S101 a source only then
-        self._metrics.tm_issuer_keys_age_seconds.set(self._key_keeper.age_s)
-
-    def _measure_snapshot(self) -> None:
-        path = self._settings.snapshot_path
-        with suppress(OSError):  # none has been written yet, or it is being replaced
-            age_s = time.time() - path.stat().st_mtime if path else 0.0
-            self._metrics.tm_snapshot_age_seconds.set(age_s)
-
-    def _measure_mirror(self) -> None:
-        self._metrics.tm_applied_revision.set(self._mirror.applied)
-        self._metrics.tm_head_revision.set(max(self._follower.head_revision, self._mirror.applied))
-        self._metrics.tm_mirror_routes.set(len(self._mirror))
-        self._metrics.tm_watchers.set(len(self._watchers))
-        self._metrics.tm_mirror_complete.set(self._mirror.is_complete)
-        self._metrics.tm_active_routes.set(self._mirror.active_routes)
-        self._evictions.count(self._mirror.recent.evictions)
-        self._refusals.count(self._unknown_names.refusals)
-        staleness_s = self._follower.staleness_s()
-        if staleness_s is not None:
-            self._metrics.tm_staleness_seconds.set(staleness_s)
-        for state in Freshness:
-            self._metrics.tm_state.labels(state).set(state is self._freshness())
-
-    def _freshness(self) -> Freshness:
-        if self._follower.stale_age_s() is None:
-            return Freshness.FRESH
-        return Freshness.STALE if self._database.is_left_alone else Freshness.LAGGING
-
-    def _measure_outbox(self) -> None:
-        assert self._outbox is not None  # noqa: S101 a source only then
-        self._outbox.measure_backlog(self._follower.head_revision)
 
 
 def import_parts(settings: Settings) -> None:
@@ -435,44 +339,3 @@ def _redis_client(settings: RedisSettings) -> RedisClient:
 def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
         log.error("never_ready", exc_info=error)
-
-
-def counters_of(metrics: Metrics) -> Counters:
-    """Return what the database's pool counts into."""
-    return Counters(
-        metrics.db_queries_total.inc,
-        metrics.db_connection_errors_total.inc,
-        metrics.tm_pool_wait_seconds.observe,
-        metrics.tm_pool_replaced_total.inc,
-    )
-
-
-class _Growth:
-    """Counts by how much a number of ours has grown: adding one to a metric costs more than a resolve."""
-
-    def __init__(self, add: Callable[[float], None]) -> None:
-        self._add = add
-        self._counted = 0
-
-    def count(self, total: int) -> None:
-        """Add what is above the last *total*."""
-        self._add(total - self._counted)
-        self._counted = total
-
-
-class _FollowerMetrics:
-    """Counts what the follower reports."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._polls = {
-            True: metrics.tm_follower_polls_total.labels(Outcome.OK),
-            False: metrics.tm_follower_polls_total.labels(Outcome.FAILED),
-        }
-        self.gap = metrics.tm_revision_gap_total.inc
-        self.fork = metrics.tm_history_fork_total.inc
-        self.hinted = metrics.tm_follower_hinted.set
-        self.hint_missed = metrics.tm_follower_hint_missed_total.inc
-
-    def polled(self, ok: bool) -> None:
-        """Count a poll."""
-        self._polls[ok].inc()
