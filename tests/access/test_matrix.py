@@ -27,6 +27,7 @@ CALLERS: dict[str, tuple[str, ...]] = {
     "editor of a tenant": ("editor:own/*",),
     "viewer here, editor there": ("viewer:own/prod", "editor:other/test"),
     "admin of everything": ("admin:*/*",),
+    "monitor": ("monitor:*/*",),
 }
 PLACES = list(product(("own", "other"), ("prod", "test")))
 # Each place with what is there, and with what is not.

@@ -44,12 +44,16 @@ def test_every_operation_and_every_writing_verb_is_in_the_table() -> None:
 
 
 def test_each_role_may_all_that_the_one_below_it_may() -> None:
-    may = [{op for op in Operation if role in ROLES_OF[op]} for role in Role]
+    may = [{op for op in Operation if role in ROLES_OF[op]} for role in Role if role is not Role.MONITOR]
     assert may[0] < may[1] < may[2] < may[3] == set(Operation)
 
 
 def test_resolver_may_do_nothing_but_resolve() -> None:
     assert [op for op in Operation if Role.RESOLVER in ROLES_OF[op]] == [Operation.RESOLVE]
+
+
+def test_monitor_may_do_nothing_but_read_metrics() -> None:
+    assert [op for op in Operation if Role.MONITOR in ROLES_OF[op]] == [Operation.READ_METRICS]
 
 
 def test_grants_add_up_but_do_not_mix() -> None:

@@ -67,7 +67,7 @@ def observed(servers: Servers, folder: Path) -> Iterator[Observed]:
         nodes = [stack.enter_context(_node(folder / name, settings, authority)) for name in ("one", "two")]
         for node in nodes:
             node.start("--migrate")
-        config = _configured(folder, nodes, _a_key(nodes[0], "viewer:*/*"), authority)
+        config = _configured(folder, nodes, _a_key(nodes[0], "monitor:*/*"), authority)
         prometheus = stack.enter_context(PrometheusServer(config))
         yield Observed(servers, nodes, prometheus, _keys(nodes[0]), authority)
 

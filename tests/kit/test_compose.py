@@ -46,8 +46,8 @@ class Running:
         self.migrated = installation.start("migrate")
         assert self.migrated.wait() == 0, self.migrated.log()
         self.admin = self._a_key("admin", "ops")
-        viewer = self._a_key("viewer", "prometheus")
-        (installation.project / "deploy/compose/secrets/metrics_key").write_text(f"{viewer}\n")
+        monitor = self._a_key("monitor", "prometheus")
+        (installation.project / "deploy/compose/secrets/metrics_key").write_text(f"{monitor}\n")
         for name in (*NODES, "load-balancer", "prometheus", "client"):
             self.containers[name] = installation.start(name)
         for name in HERE:

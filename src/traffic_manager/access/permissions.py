@@ -28,6 +28,7 @@ class Role(StrEnum):
     VIEWER = "viewer"
     EDITOR = "editor"
     ADMIN = "admin"
+    MONITOR = "monitor"  # beside the others, of which each may all that the one before it may
 
 
 class Operation(StrEnum):
@@ -52,13 +53,14 @@ class Operation(StrEnum):
     READ_METRICS = "read-metrics"
 
 
-_ALL = frozenset(Role)
-_VIEWERS = frozenset({Role.VIEWER, Role.EDITOR, Role.ADMIN})
-_EDITORS = frozenset({Role.EDITOR, Role.ADMIN})
 _ADMINS = frozenset({Role.ADMIN})
+_EDITORS = _ADMINS | {Role.EDITOR}
+_VIEWERS = _EDITORS | {Role.VIEWER}
+_RESOLVERS = _VIEWERS | {Role.RESOLVER}
+_MONITORS = _VIEWERS | {Role.MONITOR}
 
 ROLES_OF: Mapping[Operation, frozenset[Role]] = {
-    Operation.RESOLVE: _ALL,
+    Operation.RESOLVE: _RESOLVERS,
     Operation.LIST: _VIEWERS,
     Operation.GET: _VIEWERS,
     Operation.HISTORY: _VIEWERS,
@@ -74,7 +76,7 @@ ROLES_OF: Mapping[Operation, frozenset[Role]] = {
     Operation.REVOKE_KEY: _ADMINS,
     Operation.LIST_LIMITS: _ADMINS,
     Operation.SET_LIMIT: _ADMINS,
-    Operation.READ_METRICS: _VIEWERS,
+    Operation.READ_METRICS: _MONITORS,
 }
 
 # These belong to no tenant, so they need a grant for any tenant in any environment.

@@ -50,7 +50,7 @@ ANONYMOUS = Principal(
     sources=("AUTH_MODE=open",),
 )
 _NOBODY = Principal("nobody", ())
-SCRAPER = Principal("anonymous", (Grant(Role.VIEWER, None, None),))
+SCRAPER = Principal("anonymous", (Grant(Role.MONITOR, None, None),))
 # The extension of a scope that has the certificate which the client of its connection has shown.
 CERTIFICATE = "traffic_manager.certificate"
 HEALTH = ("/health", "/health/live", "/health/ready")

@@ -244,7 +244,7 @@ GrantPlace = Annotated[
 class GrantBody(Request):
     """A role where it holds."""
 
-    role: Annotated[Literal["resolver", "viewer", "editor", "admin"], Field(examples=["editor"])]
+    role: Annotated[Literal["resolver", "viewer", "editor", "admin", "monitor"], Field(examples=["editor"])]
     tenant: GrantPlace = "*"
     env: GrantPlace = "*"
 
