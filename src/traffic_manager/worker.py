@@ -196,11 +196,8 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(_ASIDE_THREADS, thread_name_prefix="aside"))
         self._database.open()
-        heart = asyncio.gather(
-            self._keep_beating(),
-            self._overload.watch(),
-            *self._callers.keeping_up(),
-        )
+        upkeep = asyncio.gather(self._keep_beating(), self._overload.watch(), *self._callers.keeping_up())
+        upkeep.add_done_callback(_log_end_of_upkeep)
         self._follower.start()
         self._registry.start()
         await self._catch_up()
@@ -219,8 +216,8 @@ class Worker:
             await asyncio.to_thread(self._database.close)
             if self._tracing:
                 await asyncio.to_thread(self._tracing.close)
-            heart.cancel()
-            await asyncio.gather(heart, return_exceptions=True)
+            upkeep.cancel()
+            await asyncio.gather(upkeep, return_exceptions=True)
 
     async def _keep_beating(self) -> None:
         while self._beat is not None:
@@ -339,3 +336,8 @@ def _redis_client(settings: RedisSettings) -> RedisClient:
 def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
         log.error("never_ready", exc_info=error)
+
+
+def _log_end_of_upkeep(upkeep: asyncio.Future[list[None]]) -> None:
+    if not upkeep.cancelled() and (error := upkeep.exception()):
+        log.error("upkeep_failed", exc_info=error)
