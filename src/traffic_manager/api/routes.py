@@ -44,6 +44,19 @@ from traffic_manager.routing.resolver import Answer
 router = APIRouter(prefix="/api/v1/routes", route_class=StrictRoute, tags=["routes"])
 
 
+class Names(NamedTuple):
+    """The four names of a route, as they came."""
+
+    tenant: str
+    service: str
+    env: str
+    version: str
+
+
+async def _names_in_path(tenant: str, service: str, env: str, version: str) -> Names:
+    return Names(tenant, service, env, version)
+
+
 class Preconditions(NamedTuple):
     """What the route must be, by its tags; None: anything."""
 
@@ -66,7 +79,39 @@ async def _preconditions(
     return Preconditions(tags_of(if_match, "If-Match"), tags_of(if_none_match, "If-None-Match"))
 
 
-GivenPreconditions = Annotated[Preconditions, Depends(_preconditions)]
+class Writing(NamedTuple):
+    """A request to change one route."""
+
+    parts: Parts
+    caller: Principal
+    author: Author
+    preconditions: Preconditions
+
+    async def do(
+        self, verb: Verb, names: Sequence[str], url: str | None = None, is_active: bool | None = None
+    ) -> Response:
+        """Do it, and return the answer when it is committed. Raises InvalidInput, Forbidden, RateLimited, and what
+        the registry refuses with."""
+        parts, caller, author = self.parts, self.caller, self.author
+        operation = self.preconditions.on(operation_of(parts, caller, author, verb, names, url, is_active))
+        parts.limiter.charge(Kind.WRITES, caller.counted_as, operation.key.tenant)
+        status, headers, body = await write_one(parts, author, operation)
+        response = Response(body, status_code=status)
+        response.raw_headers[:] = headers
+        return response
+
+
+async def _writing(
+    parts: GivenParts,
+    caller: GivenCaller,
+    author: GivenAuthor,
+    preconditions: Annotated[Preconditions, Depends(_preconditions)],
+) -> Writing:
+    return Writing(parts, caller, author, preconditions)
+
+
+NamesInPath = Annotated[Names, Depends(_names_in_path)]
+GivenWriting = Annotated[Writing, Depends(_writing)]
 
 
 @router.get("/resolve", **documented(200, schemas.ResolveAnswer, 304, 400, 404, 412, 503))
@@ -93,9 +138,7 @@ async def resolve(
 ) -> Response:
     """Return the URL that serves a version now: from memory, unless the headers ask for more. With `wait` the answer
     comes when the route has changed, or when time is up."""
-    key = RouteKey.of(tenant, service, env, version)
-    caller.check(Access.RESOLVE, key.tenant, key.env)
-    parts.limiter.charge(Kind.RESOLVES, caller.counted_as, key.tenant)
+    key = _key_for(parts, caller, Access.RESOLVE, Kind.RESOLVES, (tenant, service, env, version))
     is_strong = "no-cache" in (cache_control or "").lower()
     known = position_of(after, "after") if after is not None else None
     answer = await _resolved(parts, key, is_strong, at_least)
@@ -112,6 +155,14 @@ async def resolve(
     return response
 
 
+def _key_for(parts: Parts, caller: Principal, access: Access, kind: Kind, names: Sequence[str]) -> RouteKey:
+    """Return the key, if *caller* may do that with it, now. Raises InvalidInput, Forbidden, RateLimited."""
+    key = RouteKey.of(*names)
+    caller.check(access, key.tenant, key.env)
+    parts.limiter.charge(kind, caller.counted_as, key.tenant)
+    return key
+
+
 async def _resolved(parts: Parts, key: RouteKey, is_strong: bool, at_least: Position | None) -> Answer:
     began = perf_counter()
     try:
@@ -124,42 +175,21 @@ async def _resolved(parts: Parts, key: RouteKey, is_strong: bool, at_least: Posi
 
 
 @router.post("", status_code=201, **documented(201, schemas.RouteAnswer, 400, 409, 412, 413, 415, 422, 503))
-async def create(
-    body: schemas.RouteBody,
-    parts: GivenParts,
-    caller: GivenCaller,
-    author: GivenAuthor,
-    preconditions: GivenPreconditions,
-) -> Response:
+async def create(body: schemas.RouteBody, writing: GivenWriting) -> Response:
     """Create a route, active. 200 if the same active route exists, 409 if another one does."""
-    operation = operation_of(parts, caller, author, Verb.CREATE, _names(body), body.url)
-    return await _write_one(parts, caller, author, preconditions.on(operation))
+    return await writing.do(Verb.CREATE, _names_in(body), body.url)
 
 
 @router.post("/activate", **documented(200, schemas.RouteAnswer, 400, 404, 409, 412, 413, 415, 422, 503))
-async def activate(
-    body: schemas.KeyBody,
-    parts: GivenParts,
-    caller: GivenCaller,
-    author: GivenAuthor,
-    preconditions: GivenPreconditions,
-) -> Response:
+async def activate(body: schemas.KeyBody, writing: GivenWriting) -> Response:
     """Let a route resolve. Nothing changes if it does already."""
-    operation = operation_of(parts, caller, author, Verb.ACTIVATE, _names(body))
-    return await _write_one(parts, caller, author, preconditions.on(operation))
+    return await writing.do(Verb.ACTIVATE, _names_in(body))
 
 
 @router.post("/deactivate", **documented(200, schemas.RouteAnswer, 400, 404, 409, 412, 413, 415, 422, 503))
-async def deactivate(
-    body: schemas.KeyBody,
-    parts: GivenParts,
-    caller: GivenCaller,
-    author: GivenAuthor,
-    preconditions: GivenPreconditions,
-) -> Response:
+async def deactivate(body: schemas.KeyBody, writing: GivenWriting) -> Response:
     """Keep a route, but let it resolve no more. Nothing changes if it does not already."""
-    operation = operation_of(parts, caller, author, Verb.DEACTIVATE, _names(body))
-    return await _write_one(parts, caller, author, preconditions.on(operation))
+    return await writing.do(Verb.DEACTIVATE, _names_in(body))
 
 
 @router.post("/batch", **documented(200, schemas.BatchAnswer, 400, 404, 409, 412, 413, 415, 422, 503))
@@ -207,19 +237,14 @@ async def list_routes(
     "/{tenant}/{service}/{env}/{version}", **documented(200, schemas.RouteAnswer, 304, 400, 404, 412, 503)
 )
 async def get(
-    tenant: str,
-    service: str,
-    env: str,
-    version: str,
+    names: NamesInPath,
     parts: GivenParts,
     caller: GivenCaller,
     at_least: MinRevision,
     if_none_match: Annotated[str | None, Header(description="304 if the route still has this ETag.")] = None,
 ) -> Response:
     """Return a route, active or not, as the database has it."""
-    key = RouteKey.of(tenant, service, env, version)
-    caller.check(Access.GET, key.tenant, key.env)
-    parts.limiter.charge(Kind.LISTS, caller.counted_as, key.tenant)
+    key = _key_for(parts, caller, Access.GET, Kind.LISTS, names)
     sighting = await parts.read(lambda: parts.store.look_up([key]), at_least, lambda s: s.head)
     parts.resolver.saw(key, sighting)
     route, as_of = sighting.routes.get(key), sighting.head.position
@@ -236,22 +261,9 @@ async def get(
     "/{tenant}/{service}/{env}/{version}",
     **documented(200, schemas.RouteAnswer, 400, 409, 412, 413, 415, 422, 503, also_201=True),
 )
-async def put(
-    tenant: str,
-    service: str,
-    env: str,
-    version: str,
-    body: schemas.PutBody,
-    parts: GivenParts,
-    caller: GivenCaller,
-    author: GivenAuthor,
-    preconditions: GivenPreconditions,
-) -> Response:
+async def put(names: NamesInPath, body: schemas.PutBody, writing: GivenWriting) -> Response:
     """Make a route as wanted, whether it exists (200) or not (201)."""
-    operation = operation_of(
-        parts, caller, author, Verb.PUT, (tenant, service, env, version), body.url, body.is_active
-    )
-    return await _write_one(parts, caller, author, preconditions.on(operation))
+    return await writing.do(Verb.PUT, names, body.url, body.is_active)
 
 
 @router.delete(
@@ -259,29 +271,16 @@ async def put(
     status_code=204,
     **documented(204, None, 400, 404, 409, 412, 422, 503),
 )
-async def delete(
-    tenant: str,
-    service: str,
-    env: str,
-    version: str,
-    parts: GivenParts,
-    caller: GivenCaller,
-    author: GivenAuthor,
-    preconditions: GivenPreconditions,
-) -> Response:
+async def delete(names: NamesInPath, writing: GivenWriting) -> Response:
     """Remove a route. Its history stays."""
-    operation = operation_of(parts, caller, author, Verb.DELETE, (tenant, service, env, version))
-    return await _write_one(parts, caller, author, preconditions.on(operation))
+    return await writing.do(Verb.DELETE, names)
 
 
 @router.get(
     "/{tenant}/{service}/{env}/{version}/history", **documented(200, schemas.HistoryAnswer, 400, 412, 503)
 )
 async def history(
-    tenant: str,
-    service: str,
-    env: str,
-    version: str,
+    names: NamesInPath,
     parts: GivenParts,
     caller: GivenCaller,
     at_least: MinRevision,
@@ -289,9 +288,7 @@ async def history(
     page_token: PageToken = None,
 ) -> Response:
     """Return the changes of a route, the newest first; empty if it never was."""
-    key = RouteKey.of(tenant, service, env, version)
-    caller.check(Access.HISTORY, key.tenant, key.env)
-    parts.limiter.charge(Kind.LISTS, caller.counted_as, key.tenant)
+    key = _key_for(parts, caller, Access.HISTORY, Kind.LISTS, names)
     below = parts.page_tokens.revision_below(page_token, key)
     page = await parts.read(
         lambda: parts.store.history(key, below, page_size), at_least, lambda page: page.head
@@ -304,14 +301,6 @@ async def history(
         "truncated": is_truncated,
     }
     return json_answer(document, page.head.position)
-
-
-async def _write_one(parts: Parts, caller: Principal, author: Author, operation: Operation) -> Response:
-    parts.limiter.charge(Kind.WRITES, caller.counted_as, operation.key.tenant)
-    status, headers, body = await write_one(parts, author, operation)
-    response = Response(body, status_code=status)
-    response.raw_headers[:] = headers
-    return response
 
 
 def _result_json(outcome: Outcome) -> JsonObject:
@@ -334,8 +323,8 @@ def _at(error: RouteNotFound, as_of: Position) -> RouteNotFound:
     return error
 
 
-def _names(body: schemas.KeyBody) -> tuple[str, str, str, str]:
-    return body.tenant, body.service, body.env, body.version
+def _names_in(body: schemas.KeyBody) -> Names:
+    return Names(body.tenant, body.service, body.env, body.version)
 
 
 def _operations(
@@ -347,7 +336,7 @@ def _operations(
         try:
             verb = body.verb
             _check_fields(body, verb)
-            operation = operation_of(parts, caller, author, verb, _names(body), body.url, body.is_active)
+            operation = operation_of(parts, caller, author, verb, _names_in(body), body.url, body.is_active)
             if body.if_match is not None:
                 operation = operation._replace(if_match=tags_of(body.if_match, "if_match"))
             operations.append(operation)
