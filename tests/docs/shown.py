@@ -57,6 +57,11 @@ def carried_out(found: list[Block], folder: Path, settings: Mapping[str, str]) -
     script = "".join(
         f"{block.commands}\necho; echo '{_END.format(number)}'\n" for number, block in enumerate(found)
     )
+    return re.split(r"\n--- end of block \d+ ---\n", printed_by(script, folder, settings))[:-1]
+
+
+def printed_by(script: str, folder: Path, settings: Mapping[str, str]) -> str:
+    """Return what *script* prints in *folder*, from which nothing is left running; fails if one command does."""
     environment = {
         "HOME": str(folder),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -75,12 +80,12 @@ def carried_out(found: list[Block], folder: Path, settings: Mapping[str, str]) -
     try:
         told, _ = running.communicate(timeout=100)
     finally:
-        end_session(running.pid)
-    assert running.returncode == 0, told
-    return re.split(r"\n--- end of block \d+ ---\n", told)[:-1]
+        _end_session(running.pid)
+    assert running.returncode == 0, told + "".join(log.read_text() for log in sorted(folder.glob("*.log")))
+    return told
 
 
-def end_session(session: int) -> None:
+def _end_session(session: int) -> None:
     """End what a script has left running."""
     for process in Path("/proc").iterdir():
         if process.name.isdigit():

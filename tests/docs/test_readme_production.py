@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from tests.docs.shown import end_session
-from tests.node import SOURCE
+from tests.docs.shown import ROOT, printed_by
 from tests.servers.ports import free_port
 
-ROOT = Path(__file__).parents[2]
 (BLOCK,) = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 SERVE = "traffic-manager serve --migrate"
 # What follows the README's commands here: what a client sees of them, and the end of the server.
@@ -47,28 +41,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
     script = (
         "\n".join([*others, LOOK]).replace(":8000", f":{port}").replace(SERVE, f"{SERVE} > server.log 2>&1")
     )
-    environment = {
-        "HOME": str(folder),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": SOURCE,
-        "API_PORT": port,
-        "DRAIN_SECONDS": "0",
-    }
-    running = subprocess.Popen(
-        ["bash", "-e", "-c", script],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        told, _ = running.communicate(timeout=100)
-    finally:
-        end_session(running.pid)
-    assert running.returncode == 0, told + (folder / "server.log").read_text()
-    return told
+    return printed_by(script, folder, {"API_PORT": port, "DRAIN_SECONDS": "0"})
 
 
 def test_they_are_ten() -> None:

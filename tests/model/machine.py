@@ -2,60 +2,54 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import tempfile
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.model.databases import Database, InMemory, Line, MemoryClock
-from tests.model.history import Branch, Fact, History, Place, Planned, plan
+from tests.model.history import Branch, Fact, Planned, plan
 from tests.model.redis import POISONS, MemoryRedis
+from tests.model.truth import Asked, Truth
+from tests.model.wishes import (
+    BEGINNINGS,
+    KEYS,
+    TWINS,
+    WORKERS,
+    batches,
+    keys,
+    modes,
+    operations,
+    put,
+    sizes,
+    slow,
+    some_workers,
+    steps,
+    workers,
+)
 from tests.model.worker import Worker, new_worker, recall
-from tests.routing.builders import a_key, activate, deactivate, delete
-from tests.routing.stepped import Post
+from tests.routing.stepped import SteppedLoop
 from traffic_manager.errors import (
     BatchFailed,
     EpochMismatch,
-    NotYetReached,
     OutcomeUnknown,
     SourceUnavailable,
     TrafficManagerError,
 )
 from traffic_manager.routing.follower import FRESH_S, Beside
-from traffic_manager.routing.model import Change, Position, Route, RouteKey
+from traffic_manager.routing.model import Position, Route, RouteKey
 from traffic_manager.routing.operations import Operation, Verb
-from traffic_manager.routing.ports import Entry, NameFilter, Sighting
+from traffic_manager.routing.ports import NameFilter, Sighting
 from traffic_manager.routing.registry import Written
 from traffic_manager.routing.resolver import Source
 from traffic_manager.routing.watchers import Ending
 from traffic_manager.snapshot import SnapshotFile
 
-# Two tenants have a service of the same name: neither may be given what is the other's.
-KEYS = [a_key("a"), a_key("a", tenant="team-b"), a_key("b"), a_key("c", tenant="team-b")]
-TWINS = {KEYS[0]: KEYS[1], KEYS[1]: KEYS[0]}
-WORKERS = 3
 ABSENCE_TTL_S = 10.0
-# A batch has to fit in a slice of the log.
-MOST_OPERATIONS = 3
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How a read was asked for, and where everything stood then. *cuts*: how often the line had been cut."""
-
-    head: Place
-    at_s: float
-    cuts: int
-    is_strong: bool = False
-    token: Position | None = None
 
 
 @dataclass(frozen=True)
@@ -77,64 +71,22 @@ class Saved:
     max_routes: int
 
 
-def url_of(key: RouteKey, number: int) -> str:
-    """Return one of the URLs that only *key* ever has."""
-    return f"https://{key.service}.{key.tenant}.example/{number}"
-
-
-def put(key: RouteKey, number: int, is_active: bool | None = None) -> Operation:
-    """Wish for a route with that URL."""
-    return Operation(Verb.PUT, key, url_of(key, number), is_active)
-
-
-workers = st.integers(0, WORKERS - 1)
-some_workers = st.sets(workers)
-keys = st.sampled_from(KEYS)
-slow = st.booleans()
-modes = st.sampled_from(["plain", "plain", "strong", "token", "old token"])
-operations = st.one_of(
-    st.builds(put, keys, st.integers(0, 2), st.sampled_from([None, None, True, False])),
-    st.builds(lambda key, number: Operation(Verb.CREATE, key, url_of(key, number)), keys, st.integers(0, 1)),
-    st.builds(lambda wish, key: wish(key), st.sampled_from([activate, deactivate, delete]), keys),
-)
-batches = st.lists(operations, min_size=1, max_size=MOST_OPERATIONS)
-sizes = st.permutations([100, 2, 0])
-# Much happens to one key while a read of it is on its way.
-STEPS = [
-    *("put", "put", "deactivate", "follow", "deliver", "look", "elsewhere", "plain", "strong", "slow strong"),
-    *("slow plain", "slow twin", "cut", "heal"),
-]
-steps = st.lists(st.sampled_from(STEPS), min_size=2, max_size=7)
-BEGINNINGS = [
-    [],
-    ["slow plain"],
-    ["elsewhere", "slow plain"],
-    ["look", "put"],
-    ["slow strong", "put", "follow"],
-    ["back up", "put", "follow", "slow strong", "restore", "put", "follow"],
-    ["back up", "put", "elsewhere", "restore", "put", "put", "follow"],
-]
-
-
 class SeveralWorkers(RuleBasedStateMachine):
     """Three workers: one holds every route, one a few, one none; restarts give them other sizes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.new_event_loop()
+        self.loop = SteppedLoop()
         self.now_s = 1000.0
         self.clock = MemoryClock()
-        self.post = Post()
         self.database = self.new_database()
         self.operator = self.database.feed()
         self.redis = MemoryRedis(lambda: self.now_s)
         self.image: Mapping[str, bytes] = {}
         self.rejections = 0
-        self.history = History(self.database.store.look_up([]).head.epoch8)
-        self.heads: list[tuple[float, Place]] = [(0.0, (0, 0))]
-        self.compacted = 0
+        self.truth = Truth(self.database, lambda: self.now_s)
+        self.history = self.truth.history
         self.copies: list[Copy] = []
-        self.reads: list[asyncio.Task[None]] = []
         self.folder = Path(tempfile.mkdtemp(prefix="traffic-manager-model-"))
         self.snapshots = SnapshotFile(self.folder / "snapshot", "a database")
         self.saved: Saved | None = None
@@ -147,19 +99,23 @@ class SeveralWorkers(RuleBasedStateMachine):
     def new_worker(self, max_routes: int) -> Worker:
         line = Line(self.database)
         return new_worker(
-            line, self.redis, self.post, max_routes, NameFilter(tenant="team-a"), ABSENCE_TTL_S, self.reject
+            line,
+            self.redis,
+            self.loop.post,
+            max_routes,
+            NameFilter(tenant="team-a"),
+            ABSENCE_TTL_S,
+            self.reject,
         )
 
     def reject(self, reason: str) -> None:
         self.rejections += 1
 
     def teardown(self) -> None:
-        self.deliver_all()
-        still_waiting = [read for read in self.reads if not read.done()]
+        self.loop.deliver_all()
         for worker in self.workers:
             worker.close()
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-        self.loop.close()
+        still_waiting = self.loop.close()
         self.operator.close()
         self.database.close()
         shutil.rmtree(self.folder)
@@ -179,7 +135,7 @@ class SeveralWorkers(RuleBasedStateMachine):
         """One request; more than one operation are a batch."""
         [written] = self.have_written(worker, [batch], are_batches=len(batch) > 1)
         self.expect(worker, batch, written, plan(self.history.now.states(), batch))
-        self.check_log()
+        self.truth.check_log()
         self.follow(followed)
 
     @rule(worker=workers, wishes=st.lists(operations, min_size=2, max_size=4))
@@ -193,7 +149,7 @@ class SeveralWorkers(RuleBasedStateMachine):
             is_unchanged = isinstance(alone, TrafficManagerError) or not alone
             is_as_before = is_unchanged and self.is_told(written, alone)
             self.expect(worker, [wish], written, alone if is_as_before else in_turn)
-        self.check_log()
+        self.truth.check_log()
 
     @rule(worker=workers, batch=batches, lost=st.sampled_from(["write", "answer"]))
     def write_and_lose(self, worker: int, batch: list[Operation], lost: str) -> None:
@@ -206,15 +162,15 @@ class SeveralWorkers(RuleBasedStateMachine):
         [written] = self.have_written(worker, [batch], are_batches=True)
         is_begun, line.loses_next = line.loses_next is None, None
         if is_begun and isinstance(written, OutcomeUnknown):
-            self.record([] if lost == "write" or isinstance(planned, TrafficManagerError) else planned)
+            self.truth.record([] if lost == "write" or isinstance(planned, TrafficManagerError) else planned)
         else:
             self.expect(worker, batch, written, planned)
-        self.check_log()
+        self.truth.check_log()
 
     def have_written(
         self, worker: int, requests: Sequence[Sequence[Operation]], *, are_batches: bool
     ) -> list[Written | BaseException]:
-        return self.run(self.workers[worker].write(requests, are_batches=are_batches))
+        return self.loop.run(self.workers[worker].write(requests, are_batches=are_batches))
 
     def is_told(self, written: Written | BaseException, planned: object) -> bool:
         """Return whether a request came to nothing just as *planned* has it."""
@@ -236,7 +192,7 @@ class SeveralWorkers(RuleBasedStateMachine):
             assert type(_cause(written)) is expected, f"a request is refused for a reason: {written!r}"
             return
         assert not isinstance(planned, TrafficManagerError), f"what was made must not have been: {planned!r}"
-        self.record(planned)
+        self.truth.record(planned)
         changes = [outcome for outcome in written.outcomes if outcome.action]
         assert [(o.operation.key, o.action) for o in changes] == [change[:2] for change in planned]
         assert [o.revision for o in changes] == list(
@@ -247,18 +203,12 @@ class SeveralWorkers(RuleBasedStateMachine):
         for outcome in {outcome.operation.key: outcome for outcome in written.outcomes}.values():
             self.show(worker, outcome.operation.key, outcome.route, written)
 
-    def record(self, planned: Sequence[Planned]) -> None:
-        """Take over into the model what was written."""
-        end = self.history.now.head + len(planned)
-        self.history.now.log += [Fact(*change, end) for change in planned]
-        self.heads.append((self.now_s, self.history.head))
-
     def show(self, worker: int, key: RouteKey, route: Route | None, written: Written) -> None:
         """The one who wrote is answered: from now on this worker shows nothing older."""
         target = self.workers[worker]
         sighting = Sighting(written.head, {key: route} if route else {})
         target.resolver.saw(key, sighting)
-        if self.is_settled(target):
+        if self.truth.is_settled(target):
             place = len(self.history.branches) - 1, written.head.revision
             target.floors[key] = max(target.floors.get(key, (0, 0)), place)
 
@@ -273,15 +223,15 @@ class SeveralWorkers(RuleBasedStateMachine):
     def resolve_batch(self, worker: int, some: list[RouteKey], mode: str, is_slow: bool) -> None:
         token = self.token(mode, 0)
         asked = self.asked(worker, is_strong=mode == "strong", token=token)
-        with self.slowly(is_slow):
-            self.begin(self.ask_for_all(self.workers[worker], some, asked))
+        with self.loop.slowly(is_slow):
+            self.loop.begin(self.ask_for_all(self.workers[worker], some, asked))
 
     @rule(worker=workers, key=keys, first=st.sampled_from(BEGINNINGS), then=steps)
     def crowd(self, worker: int, key: RouteKey, first: list[str], then: list[str]) -> None:
         for step in [*first, *then]:
             self.take(step, worker, key)
             self.every_worker_answers_right_from_memory()
-        self.deliver_all()
+        self.loop.deliver_all()
 
     def take(self, step: str, worker: int, key: RouteKey) -> None:
         line = self.workers[worker].line
@@ -292,7 +242,7 @@ class SeveralWorkers(RuleBasedStateMachine):
         elif step == "follow":
             self.follow({worker})
         elif step == "deliver":
-            self.deliver(0)
+            self.loop.deliver(0)
         elif step == "look":
             self.look(worker, key, is_slow=True)
         elif step == "elsewhere":
@@ -315,8 +265,8 @@ class SeveralWorkers(RuleBasedStateMachine):
         target = self.workers[worker]
         if target.line.is_cut:
             return
-        with self.slowly(is_slow):
-            self.begin(self.tell(target, key, target.line.look_up([key])))
+        with self.loop.slowly(is_slow):
+            self.loop.begin(self.tell(target, key, target.line.look_up([key])))
 
     @rule(worker=workers, is_active=st.sampled_from([None, True, False]))
     def list_routes(self, worker: int, is_active: bool | None) -> None:
@@ -338,17 +288,17 @@ class SeveralWorkers(RuleBasedStateMachine):
             return
         watcher = target.stream.watcher or target.stream.open(target.mirror.applied)
         before = watcher.position
-        page = self.run(watcher.next(0))
+        page = self.loop.run(watcher.next(0))
         if page is not None:
-            self.check_told(target, [told.change for told in page.told], before, page.upto)
+            self.truth.check_told(target, [told.change for told in page.told], before, page.upto)
         elif watcher.ending is not None:
             assert watcher.ending is Ending.HISTORY_CHANGED
             assert len(self.history.branches) > 1, "only a fork ends a stream"
             target.stream.open(target.mirror.applied)
-        elif self.is_settled(target) and not target.line.is_cut:
+        elif self.truth.is_settled(target) and not target.line.is_cut:
             found = target.line.changes(target.stream.wanted, before, 1000)
             if before >= found.compacted_revision:
-                self.check_told(target, found.changes, before, found.head.revision)
+                self.truth.check_told(target, found.changes, before, found.head.revision)
             watcher.skip_to(found.head.revision)
 
     # -- what may happen: the parts fail, are put right, and start again
@@ -357,11 +307,11 @@ class SeveralWorkers(RuleBasedStateMachine):
     def follow(self, followed: set[int]) -> None:
         for number in sorted(followed):
             worker = self.workers[number]
-            must_notice, known = self.has_seen_lost(worker), worker.mirror.head
+            must_notice, known = self.truth.has_seen_lost(worker), worker.mirror.head
             is_well = worker.follower.step()
             assert is_well != worker.line.is_cut
             if is_well:
-                self.notice_epoch(is_expected=must_notice)
+                self.truth.notice_epoch(is_expected=must_notice)
                 if must_notice and known:
                     head = self.database.store.look_up([]).head
                     assert not self.history.now.is_hidden, "who has seen what was lost notices"
@@ -373,9 +323,7 @@ class SeveralWorkers(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 9))
     def deliver(self, which: int) -> None:
-        if self.post.waiting:
-            self.post.waiting.pop(which % len(self.post.waiting)).set_result(None)
-            self.run_until_idle()
+        self.loop.deliver(which)
 
     @rule(cut=some_workers)
     def cut_lines(self, cut: set[int]) -> None:
@@ -416,7 +364,7 @@ class SeveralWorkers(RuleBasedStateMachine):
         self.be_told_of_hidden_fork()
 
     def replace(self, worker: int, max_routes: int) -> Worker:
-        self.deliver_all()
+        self.loop.deliver_all()
         self.workers[worker].close()
         self.workers[worker] = self.new_worker(max_routes)
         return self.workers[worker]
@@ -445,7 +393,7 @@ class SeveralWorkers(RuleBasedStateMachine):
     )
     def pass_time(self, seconds: float, jump_s: float) -> None:
         """No read takes as long: their deadlines are shorter. The wall clock may jump meanwhile."""
-        self.deliver_all()
+        self.loop.deliver_all()
         self.now_s += seconds
         self.clock.jump(seconds + jump_s)
 
@@ -454,14 +402,16 @@ class SeveralWorkers(RuleBasedStateMachine):
         """Nobody compacts in the moment between a restore and the first poll."""
         if self.history.now.is_hidden:
             return
-        before, self.compacted = self.compacted, self.database.compact(kept)
-        assert self.compacted <= max(before, self.history.now.head - kept)
+        before, self.truth.compacted = self.truth.compacted, self.database.compact(kept)
+        assert self.truth.compacted <= max(before, self.history.now.head - kept)
 
     @rule()
     def back_up(self) -> None:
         now = self.history.now
         if not now.is_hidden:
-            self.copies.append(Copy(self.database.back_up(), now.epoch8, now.log.copy(), self.compacted))
+            self.copies.append(
+                Copy(self.database.back_up(), now.epoch8, now.log.copy(), self.truth.compacted)
+            )
 
     @rule(which=st.integers(-2, 2), is_told=slow, more=batches, followed=some_workers)
     def restore(self, which: int, is_told: bool, more: list[Operation], followed: set[int]) -> None:
@@ -471,9 +421,8 @@ class SeveralWorkers(RuleBasedStateMachine):
             return
         copy = self.copies[which % len(self.copies)]
         self.database.restore(copy.copied)
-        self.history.turn_to(Branch(copy.epoch8, copy.log.copy(), is_hidden=True))
-        self.compacted = copy.compacted
-        self.heads.append((self.now_s, self.history.head))
+        self.truth.turn_to(Branch(copy.epoch8, copy.log.copy(), is_hidden=True))
+        self.truth.compacted = copy.compacted
         if is_told:
             self.be_told()
         self.be_told_of_hidden_fork()
@@ -484,32 +433,12 @@ class SeveralWorkers(RuleBasedStateMachine):
     def be_told_of_hidden_fork(self) -> None:
         """Where no worker is left that has seen what was lost, only the operator can know of it."""
         now = self.history.now
-        if now.is_hidden and not any(self.has_seen_lost(worker) for worker in self.workers):
+        if now.is_hidden and not any(self.truth.has_seen_lost(worker) for worker in self.workers):
             self.be_told()
-
-    def has_seen_lost(self, worker: Worker) -> bool:
-        """Return whether *worker* can tell that the database has gone back: to another past of its own epoch, or to
-        an epoch that is no later."""
-        known, now = worker.mirror.head, self.history.now
-        if worker.followed is None or known is None:
-            return False
-        if known.epoch8 != now.epoch8:
-            return known.epoch_number >= self.database.store.look_up([]).head.epoch_number
-        followed = self.history.branches[worker.followed]
-        return now.is_hidden and worker.mirror.applied > followed.base(now)
 
     def be_told(self) -> None:
         self.operator.leave_epoch(self.operator.pulse(0).head.epoch)
-        self.notice_epoch(is_expected=True)
-
-    def notice_epoch(self, *, is_expected: bool) -> None:
-        """Let the model know if another epoch was begun."""
-        epoch8 = self.database.store.look_up([]).head.epoch8
-        if epoch8 != self.history.now.epoch8:
-            assert is_expected, "an epoch is left only after a fork"
-            assert epoch8 not in {branch.epoch8 for branch in self.history.branches}
-            self.history.turn_to(Branch(epoch8, self.history.now.log.copy()))
-            self.heads.append((self.now_s, self.history.head))
+        self.truth.notice_epoch(is_expected=True)
 
     # -- what must be
 
@@ -519,9 +448,11 @@ class SeveralWorkers(RuleBasedStateMachine):
             for key in KEYS:
                 answer = worker.resolver.from_memory(key)
                 if answer:
-                    self.check_flag(worker, answer.stale_age_s)
-                    self.check(worker, key, answer.epoch8, answer.as_of, answer.entry, self.asked(number))
-                    self.check_age(
+                    self.truth.check_flag(worker, answer.stale_age_s)
+                    self.truth.check(
+                        worker, key, answer.epoch8, answer.as_of, answer.entry, self.asked(number)
+                    )
+                    self.truth.check_age(
                         worker, (answer.epoch8, answer.as_of), answer.stale_age_s, self.asked(number)
                     )
 
@@ -530,81 +461,11 @@ class SeveralWorkers(RuleBasedStateMachine):
         for worker in self.workers:
             mirror = worker.mirror
             assert len(mirror) <= mirror.max_routes
-            if self.is_settled(worker) and mirror.head is not None and mirror.max_routes:
+            if self.truth.is_settled(worker) and mirror.head is not None and mirror.max_routes:
                 states = self.history.now.states(mirror.applied).values()
                 active = sum(1 for state in states if state and state[1])
                 assert mirror.active_routes == active
                 assert not mirror.is_complete or len(mirror) == active
-
-    def is_settled(self, worker: Worker) -> bool:
-        """Return whether this worker is on the branch that the database is on, or has none yet. In the moment between
-        a fork and the poll that notices it, the same revision means two things, and no order can be kept."""
-        return worker.followed in (None, len(self.history.branches) - 1) and not self.history.now.is_hidden
-
-    def check(
-        self, worker: Worker, key: RouteKey, epoch8: str, as_of: int, entry: Entry | None, asked: Asked
-    ) -> None:
-        """I4, I5, I10: the state at its revision, not before what was shown, not before what was asked for."""
-        if not self.is_settled(worker):
-            assert self.history.ever_was(key, entry), "nothing is invented"
-            return
-        places = list(self.history.places(epoch8, key, as_of, entry))
-        assert places, "every answer is the state of its key at its revision"
-        place = max(places)
-        assert place >= worker.floors.get(key, (0, 0)), "no worker's answers for a key go back"
-        worker.floors[key] = place
-        if asked.head[0] != len(self.history.branches) - 1:
-            return
-        if asked.is_strong:
-            assert place >= asked.head, "a strong read sees what was there when it was asked for"
-        if asked.token:
-            assert asked.token.epoch8 == epoch8
-            assert as_of >= asked.token.revision, "a token is kept"
-
-    def check_flag(self, worker: Worker, stale_age_s: int | None) -> None:
-        """I6: what is said from memory is flagged exactly when the last good poll is longer ago than it may be."""
-        age_s = None if worker.polled_at_s is None else self.now_s - worker.polled_at_s
-        assert (stale_age_s is not None) == (age_s is None or age_s > FRESH_S)
-        assert stale_age_s is None or age_s is None or stale_age_s == int(age_s)
-
-    def check_age(
-        self, worker: Worker, place: tuple[str, int], stale_age_s: int | None, asked: Asked
-    ) -> None:
-        """I6: an answer without a flag is at most as old as it may be."""
-        if stale_age_s is not None or not self.is_settled(worker):
-            return
-        branch, revision = self.place_at(asked.at_s - FRESH_S)
-        if branch == len(self.history.branches) - 1:
-            assert place >= (self.history.now.epoch8, revision), "what is older than a second is flagged"
-
-    def place_at(self, at_s: float) -> Place:
-        """Return where the database stood then."""
-        return next(place for since, place in reversed(self.heads) if since < at_s or since == 0.0)
-
-    def check_told(self, worker: Worker, told: Sequence[Change], after: int, upto: int) -> None:
-        """Hold a stream's changes against the log of what this worker followed."""
-        assert worker.followed is not None
-        log = self.history.branches[worker.followed].log
-        expected = [
-            (at, fact.key, fact.action)
-            for at, fact in enumerate(log[:upto], 1)
-            if at > after and worker.stream.wanted.matches(fact.key)
-        ]
-        assert [(change.revision, change.key, change.action) for change in told] == expected
-
-    def check_log(self) -> None:
-        """I1, I2, I3: the log holds what was acknowledged, nothing else, in order and without a gap."""
-        page = self.database.store.changes(NameFilter(), self.compacted, 1000)
-        assert page.compacted_revision == self.compacted
-        assert page.head.revision == self.history.now.head
-        kept = self.history.now.log[self.compacted :]
-        assert [
-            (change.revision, change.key, change.action, change.url, change.is_active, change.batch_end)
-            for change in page.changes
-        ] == [
-            (at, fact.key, fact.action, *(fact.state or (None, False)), fact.batch_end)
-            for at, fact in enumerate(kept, self.compacted + 1)
-        ]
 
     # -- how it is done
 
@@ -627,8 +488,8 @@ class SeveralWorkers(RuleBasedStateMachine):
         token: Position | None = None,
     ) -> None:
         asked = self.asked(worker, is_strong=is_strong, token=token)
-        with self.slowly(is_slow):
-            self.begin(self.ask(self.workers[worker], key, asked))
+        with self.loop.slowly(is_slow):
+            self.loop.begin(self.ask(self.workers[worker], key, asked))
 
     async def ask(self, worker: Worker, key: RouteKey, asked: Asked) -> None:
         was_complete = worker.mirror.is_complete
@@ -636,69 +497,27 @@ class SeveralWorkers(RuleBasedStateMachine):
             answer = await worker.resolver.resolve(key, is_strong=asked.is_strong, at_least=asked.token)
         except (SourceUnavailable, EpochMismatch) as error:
             is_plain = not asked.is_strong and asked.token is None
-            self.check_refusal(worker, error, asked, must_know=was_complete and is_plain)
+            self.truth.check_refusal(worker, error, asked, must_know=was_complete and is_plain)
         else:
             if answer.source is not Source.MISS:
-                self.check_flag(worker, answer.stale_age_s)
-            self.check(worker, key, answer.epoch8, answer.as_of, answer.entry, asked)
-            self.check_age(worker, (answer.epoch8, answer.as_of), answer.stale_age_s, asked)
+                self.truth.check_flag(worker, answer.stale_age_s)
+            self.truth.check(worker, key, answer.epoch8, answer.as_of, answer.entry, asked)
+            self.truth.check_age(worker, (answer.epoch8, answer.as_of), answer.stale_age_s, asked)
 
     async def ask_for_all(self, worker: Worker, some: list[RouteKey], asked: Asked) -> None:
         resolver = worker.batch_resolver
         try:
             answers = await resolver.resolve(some, is_strong=asked.is_strong, at_least=asked.token)
         except (SourceUnavailable, EpochMismatch) as error:
-            self.check_refusal(worker, error, asked)
+            self.truth.check_refusal(worker, error, asked)
         else:
             for key, entry in zip(some, answers.entries, strict=True):
-                self.check(worker, key, answers.epoch8, answers.as_of, entry, asked)
-            self.check_age(worker, (answers.epoch8, answers.as_of), answers.stale_age_s, asked)
-
-    def check_refusal(
-        self, worker: Worker, error: TrafficManagerError, asked: Asked, *, must_know: bool = False
-    ) -> None:
-        """A read is refused only because the database is away, or cannot give what the token asks for."""
-        assert not must_know, "who has all routes needs nobody"
-        if not self.is_settled(worker) or asked.head[0] != len(self.history.branches) - 1:
-            return
-        if isinstance(error, EpochMismatch):
-            assert asked.token is not None
-            assert asked.token.epoch8 != self.history.now.epoch8
-        elif isinstance(error, NotYetReached):
-            assert asked.token is not None
-            assert asked.token.revision > asked.head[1]
-        else:
-            assert worker.line.cuts > asked.cuts, "only an outage is a reason to know nothing"
+                self.truth.check(worker, key, answers.epoch8, answers.as_of, entry, asked)
+            self.truth.check_age(worker, (answers.epoch8, answers.as_of), answers.stale_age_s, asked)
 
     async def tell(self, worker: Worker, key: RouteKey, sighting: Sighting) -> None:
-        await self.post.carry(None)
+        await self.loop.post.carry(None)
         worker.resolver.saw(key, sighting)
-
-    def deliver_all(self) -> None:
-        while self.post.waiting:
-            self.deliver(0)
-
-    @contextmanager
-    def slowly(self, is_slow: bool) -> Iterator[None]:
-        """Let replies to what is asked in the block wait for their delivery."""
-        self.post.is_slow = is_slow
-        yield
-        self.run_until_idle()
-        self.post.is_slow = False
-
-    def begin(self, work: Awaitable[None]) -> None:
-        self.reads.append(self.loop.create_task(work))  # type: ignore[arg-type] # a coroutine
-
-    def run_until_idle(self) -> None:
-        """Let everything run that waits for no delivery; raise what failed."""
-        for _ in range(12):
-            self.loop.run_until_complete(asyncio.sleep(0))
-        for read in [read for read in self.reads if read.done()]:
-            self.reads.remove(read)
-            read.result()
-
-    def run(self, work: Awaitable[Result]) -> Result:
-        return self.loop.run_until_complete(work)
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -5,8 +5,9 @@ its polls one at a time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.follower import Follower
@@ -56,3 +57,54 @@ class SteppedFollower(Follower):
     async def reached(self, revision: int, timeout_s: float) -> bool:
         """Return at once whether the mirror is there."""
         return self._mirror.applied >= revision
+
+
+class SteppedLoop:
+    """An event loop of the test's own, on which work goes on when the test says so: what waits for a reply of *post*
+    waits until it is delivered."""
+
+    def __init__(self) -> None:
+        self.post = Post()
+        self._loop = asyncio.new_event_loop()
+        self._begun: list[asyncio.Task[None]] = []
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:  # Any: asyncio's own
+        """Return what *work* comes to, which waits for no delivery."""
+        return self._loop.run_until_complete(work)
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:  # Any: asyncio's own
+        """Let *work* go on from now on, as far as it can."""
+        self._begun.append(self._loop.create_task(work))
+
+    @contextmanager
+    def slowly(self, is_slow: bool) -> Iterator[None]:
+        """Let replies to what is asked in the block wait for their delivery."""
+        self.post.is_slow = is_slow
+        yield
+        self._run_until_idle()
+        self.post.is_slow = False
+
+    def deliver(self, which: int) -> None:
+        """Deliver one of the replies that wait, if there are any."""
+        if self.post.waiting:
+            self.post.waiting.pop(which % len(self.post.waiting)).set_result(None)
+            self._run_until_idle()
+
+    def deliver_all(self) -> None:
+        """Deliver what waits, and what is asked for then."""
+        while self.post.waiting:
+            self.deliver(0)
+
+    def close(self) -> list[asyncio.Task[None]]:
+        """End; return what still waits."""
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+        return [work for work in self._begun if not work.done()]
+
+    def _run_until_idle(self) -> None:
+        """Let everything run that waits for no delivery; raise what failed."""
+        for _ in range(12):
+            self._loop.run_until_complete(asyncio.sleep(0))
+        for work in [work for work in self._begun if work.done()]:
+            self._begun.remove(work)
+            work.result()

@@ -8,9 +8,7 @@ resolver run.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -23,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.routing.builders import OTHER_URL, URL, a_key, activate, commit, deactivate, delete, put
 from tests.routing.memory_cache import MemoryCache
 from tests.routing.memory_store import MemoryStore
-from tests.routing.stepped import Post, SlowReads, SteppedFollower
+from tests.routing.stepped import Post, SlowReads, SteppedFollower, SteppedLoop
 from tests.routing.test_follower import Events
 from traffic_manager.errors import BatchFailed, EpochMismatch, NotYetReached, SourceUnavailable
 from traffic_manager.routing import follower as follower_module
@@ -136,32 +134,28 @@ class BoundedMirror(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.new_event_loop()
-        self.post = Post()
+        self.loop = SteppedLoop()
         self.store = MemoryStore(epoch=_epoch(1))
-        self.cache = SlowCache(self.post)
+        self.cache = SlowCache(self.loop.post)
         self.image: Mapping[RouteKey, CachedRoute] = {}
         self.past: list[dict[RouteKey, list[tuple[int, Entry | None]]]] = [{key: [(0, None)] for key in KEYS}]
         self.outages = 0
         self.now_s = 100.0
-        self.reads: list[asyncio.Task[None]] = []
         self.workers = [self.new_worker(), self.new_worker()]
 
     def new_worker(self) -> Worker:
         mirror = Mirror(MAX_ROUTES, ABSENCE_TTL_S)
         follower = SteppedFollower(self.store, mirror, Events(), Watchers(10))
-        reads, unknown = SlowReads(self.post), UnknownNames(1_000_000)
+        reads, unknown = SlowReads(self.loop.post), UnknownNames(1_000_000)
         return Worker(mirror, follower, Resolver(mirror, follower, self.cache, self.store, reads, unknown))
 
     def teardown(self) -> None:
-        self.deliver_all()
+        self.loop.deliver_all()
         for worker, key in product(range(len(self.workers)), KEYS):
             self.answer_from_memory(worker, key)
         for each in self.workers:
             each.follower.close()
-        still_waiting = [read for read in self.reads if not read.done()]
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-        self.loop.close()
+        still_waiting = self.loop.close()
         assert not still_waiting
 
     # -- what may happen
@@ -217,7 +211,7 @@ class BoundedMirror(RuleBasedStateMachine):
         """Much happens to one key at once."""
         for step in [*first, *steps]:
             self.take(step, worker, key)
-        self.deliver_all()
+        self.loop.deliver_all()
         self.answer_from_memory(worker, key)
 
     def take(self, step: str, worker: int, key: RouteKey) -> None:
@@ -228,7 +222,7 @@ class BoundedMirror(RuleBasedStateMachine):
         elif step == "follow":
             self.follow(worker)
         elif step == "deliver":
-            self.deliver(0)
+            self.loop.deliver(0)
         elif step == "elsewhere":
             self.cache.filled_by_others(key, self.store.look_up([key]))
         elif step == "see":
@@ -248,18 +242,16 @@ class BoundedMirror(RuleBasedStateMachine):
 
     def see(self, worker: int, key: RouteKey) -> None:
         """Somebody reads or writes the route itself, and the resolver is told what was seen."""
-        with self.slowly(True):
-            self.begin(self.tell(worker, key, self.store.look_up([key])))
+        with self.loop.slowly(True):
+            self.loop.begin(self.tell(worker, key, self.store.look_up([key])))
 
     @rule(which=st.integers(0, 9))
     def deliver(self, which: int) -> None:
-        if self.post.waiting:
-            self.post.waiting.pop(which % len(self.post.waiting)).set_result(None)
-            self.run_until_idle()
+        self.loop.deliver(which)
 
     @rule(worker=workers, is_followed=st.booleans())
     def restart(self, worker: int, is_followed: bool) -> None:
-        self.deliver_all()
+        self.loop.deliver_all()
         self.workers[worker].follower.close()
         self.workers[worker] = self.new_worker()
         if is_followed:
@@ -339,8 +331,8 @@ class BoundedMirror(RuleBasedStateMachine):
         token: Position | None = None,
     ) -> None:
         asked = Asked(self.head, is_strong, token, self.outages - self.store.is_away)
-        with self.slowly(is_slow):
-            self.begin(self.ask(self.workers[worker], key, asked))
+        with self.loop.slowly(is_slow):
+            self.loop.begin(self.ask(self.workers[worker], key, asked))
         self.answer_from_memory(worker, key)
 
     async def ask(self, worker: Worker, key: RouteKey, asked: Asked) -> None:
@@ -364,30 +356,7 @@ class BoundedMirror(RuleBasedStateMachine):
 
     async def tell(self, worker: int, key: RouteKey, sighting: Sighting) -> None:
         resolver = self.workers[worker].resolver
-        resolver.saw(key, await self.post.carry(sighting))
-
-    def deliver_all(self) -> None:
-        while self.post.waiting:
-            self.deliver(0)
-
-    @contextmanager
-    def slowly(self, is_slow: bool) -> Iterator[None]:
-        """Let replies to what is asked in the block wait for their delivery."""
-        self.post.is_slow = is_slow
-        yield
-        self.run_until_idle()
-        self.post.is_slow = False
-
-    def begin(self, work: object) -> None:
-        self.reads.append(self.loop.create_task(work))  # type: ignore[arg-type] # a coroutine
-
-    def run_until_idle(self) -> None:
-        """Let everything run that waits for no delivery; raise what failed."""
-        for _ in range(12):
-            self.loop.run_until_complete(asyncio.sleep(0))
-        for read in [read for read in self.reads if read.done()]:
-            self.reads.remove(read)
-            read.result()
+        resolver.saw(key, await self.loop.post.carry(sighting))
 
 
 def _epoch(number: int) -> str:
