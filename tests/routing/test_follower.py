@@ -30,7 +30,7 @@ from traffic_manager.routing import follower as follower_module
 from traffic_manager.routing import hints
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
-from traffic_manager.routing.ports import Entry, Keyring, NameFilter, StoredKey, Table
+from traffic_manager.routing.ports import Entry, Keyring, NameFilter, Slice, StoredKey, Table
 from traffic_manager.routing.watchers import Ending, Watchers
 
 KEY = str(a_key())
@@ -597,3 +597,25 @@ async def test_slice_whose_keys_cannot_be_read_is_applied_later_with_them(
         store.change_keys(a_stored_key("b"))
         await until(lambda: f.mirror.applied == 1)
         assert (keys.loads, f.events.failures) == ([[], ["b"]], 1)
+
+
+@on_a_loop
+async def test_slice_that_cannot_be_applied_is_reported_and_tried_again_after_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such a bug must neither be silent nor keep a processor busy."""
+    store = MemoryStore()
+    async with following(store) as f:
+        apply, bugs = Mirror.apply, [ValueError("a bug")]
+
+        def applied_at_second_try(mirror: Mirror, changes: Slice) -> None:
+            if bugs:
+                raise bugs.pop()
+            apply(mirror, changes)
+
+        monkeypatch.setattr(Mirror, "apply", applied_at_second_try)
+        with structlog.testing.capture_logs() as logs:
+            commit(store, create())
+            await until(lambda: f.mirror.applied == 1)
+        assert f.events.failures == 1
+        assert [line["reason"] for line in logs if line["event"] == "source_lost"] == ["a bug"]

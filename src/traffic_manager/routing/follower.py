@@ -354,16 +354,19 @@ class Follower:
         return None
 
     def _on_loop(self, work: Callable[[], None]) -> None:
-        """Run *work* on the event loop, if there is one, and wait for it."""
+        """Run *work* on the event loop, if there is one, and wait for it. Raises what it raises."""
         loop = self._loop
         if loop is None:
             work()
             return
         done = threading.Event()
+        failures: list[Exception] = []
 
         def run() -> None:
             try:
                 work()
+            except Exception as error:
+                failures.append(error)
             finally:
                 done.set()
 
@@ -371,6 +374,8 @@ class Follower:
             loop.call_soon_threadsafe(run)
             while not done.wait(1.0) and not self._is_stopping:
                 pass
+        if failures:  # else the same slice would be read again at once, and for ever
+            raise failures[0]
 
     def _load(self, table: Table, beside: Beside, is_fork: bool) -> None:
         self._load_beside(beside)
