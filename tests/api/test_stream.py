@@ -213,6 +213,10 @@ class TestRefusals:
     def test_ill_formed_question_is_400(self, sqlite_api: httpx2.Client, query: str) -> None:
         assert sqlite_api.get(f"{STREAM}?{query}").status_code == 400
 
+    def test_ill_formed_after_is_400_where_last_event_id_counts(self, sqlite_api: httpx2.Client) -> None:
+        answer = sqlite_api.get(STREAM, params={"after": ""}, headers={"Last-Event-ID": "0"})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "after")
+
     def test_ill_formed_last_event_id_is_400(self, sqlite_api: httpx2.Client) -> None:
         answer = sqlite_api.get(STREAM, headers={"Last-Event-ID": "soon"})
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "Last-Event-ID")

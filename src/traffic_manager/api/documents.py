@@ -9,7 +9,13 @@ from pydantic import BaseModel
 
 from traffic_manager.api.problems import INTERNAL, PROBLEMS, JsonObject
 from traffic_manager.api.reason import MAX_CHARACTERS
-from traffic_manager.api.schemas import ProblemAnswer, ResolveAnswer, ResolveBatchAnswer, RouteAnswer
+from traffic_manager.api.schemas import (
+    TAGS_PATTERN,
+    ProblemAnswer,
+    ResolveAnswer,
+    ResolveBatchAnswer,
+    RouteAnswer,
+)
 from traffic_manager.routing.model import NAME_PATTERN
 
 _REFUSALS = {
@@ -33,7 +39,6 @@ _FLAGS = {
     "TM-Stale": _header("`?1` if the database has been out of reach for over a second."),
     "Age": _header("For how many seconds it has been so."),
 }
-_TAGS = r'(W/)?"[!#-+.-~]*"(, (W/)?"[!#-+.-~]*")*'
 _KEY = r"[!#-\[\]-~]{1,255}"
 _TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})"
 _POSITION = r"[0-9a-f]{8}\.(0|[1-9][0-9]{0,17})"
@@ -47,10 +52,17 @@ _GRAMMARS = {
     "key_id": ("[0-9A-Za-z]{12}", "3fPq9ZxW1kLm"),
     "tm-min-revision": (_POSITION, "4be1f0a2.42"),
     "after": (rf"{_POSITION}|[0-9]{{1,18}}", "0"),
-    "if-match": (rf"\*|{_TAGS}", '"4be1f0a2.42"'),
-    "if-none-match": (rf"\*|{_TAGS}", "*"),
+    "last-event-id": (rf"{_POSITION}|[0-9]{{1,18}}", "0"),
+    "page_token": ("[0-9A-Za-z_-]+", "WyI0YmUxZjBhMiIsMF0"),
+    "subject": ("tenant|principal", "tenant"),
+    "name": (NAME_PATTERN, "team-a"),
+    "if-match": (TAGS_PATTERN, '"4be1f0a2.42"'),
+    "if-none-match": (TAGS_PATTERN, "*"),
     "Idempotency-Key": (f'"{_KEY}"|{_KEY}', '"0d0e2ab0-57e5-4c37-9a2f-5a1e9a0d5b7c"'),
-    "TM-Reason": (rf"(?=.*[^ ,]).{{1,{MAX_CHARACTERS}}}", "OPS-42: moved to another host"),
+    "TM-Reason": (
+        rf"(?=.*[^ ,])[^\x00-\x1f\x7f-\xa0\xad]{{1,{MAX_CHARACTERS}}}",
+        "OPS-42: moved to another host",
+    ),
     "since": (_TIME, "2026-11-27T12:00:00Z"),
     "until": (_TIME, "2026-11-27T12:00:00Z"),
 }
@@ -118,7 +130,7 @@ def documented_stream(*refusals: int) -> dict[str, Any]:  # Any: arguments of Fa
     responses: dict[int | str, dict[str, Any]] = {
         200: {"description": "Events, until the stream ends", "headers": headers, "content": content}
     }
-    for refusal in (*refusals, 414, 429, 500):
+    for refusal in (*refusals, 401, 403, 414, 429, 500):
         responses[refusal] = _problem(refusal)
     return {"responses": responses, "response_class": StreamingResponse}
 

@@ -15,6 +15,9 @@ from traffic_manager.routing.model import NAME_MAX_CHARACTERS, NAME_PATTERN, Act
 from traffic_manager.routing.operations import Verb
 from traffic_manager.routing.urls import URL_MAX_CHARACTERS
 
+# All that a pattern can say of one: neither user name nor fragment, no character outside RFC 3986.
+_URL_PATTERN = r"^[a-z][a-z0-9+.-]*://[A-Za-z0-9._~!$&'()*+,;=:/?%\[\]-]+$"
+TAGS_PATTERN = r'\*|(W/)?"[!#-+.-~]*"(, (W/)?"[!#-+.-~]*")*'
 MAX_OPERATIONS = 1000
 MAX_KEYS = 1000
 MAX_GRANTS = 32
@@ -39,7 +42,7 @@ Url = Annotated[
     Field(
         description="Where that version is served: http or https, without user name or fragment.",
         examples=["https://payments.example.com/v2"],
-        json_schema_extra={"maxLength": URL_MAX_CHARACTERS},
+        json_schema_extra={"maxLength": URL_MAX_CHARACTERS, "pattern": _URL_PATTERN},
     ),
 ]
 RevisionNumber = Annotated[
@@ -88,7 +91,10 @@ class OperationBody(KeyBody):
     url: Url | None = Field(None, description="For `create` and `put`.")
     is_active: bool | None = Field(None, description="For `put`.")
     if_match: str | None = Field(
-        None, description="The route must have this ETag, or exist for `*`.", examples=['"4be1f0a2.42"']
+        None,
+        description="The route must have this ETag, or exist for `*`.",
+        examples=['"4be1f0a2.42"'],
+        json_schema_extra={"pattern": f"^({TAGS_PATTERN})$"},
     )
 
     @property

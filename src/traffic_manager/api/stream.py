@@ -143,11 +143,9 @@ def _question(
     last_event_id: str | None,
 ) -> Question:
     """Return what is asked, as far as *caller* may see it. Raises Forbidden if that is nowhere."""
-    position = None
+    position = None if after is None else position_of(after, "after")
     if last_event_id is not None:
         position = position_of(last_event_id, "Last-Event-ID")
-    elif after is not None:
-        position = position_of(after, "after")
     return Question(caller, caller.narrowed(Operation.CHANGES, wanted), position, include == "snapshot")
 
 
