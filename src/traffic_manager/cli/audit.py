@@ -9,22 +9,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import structlog
 import typer
 
 from traffic_manager.cli import output
 from traffic_manager.cli.exits import FAILED
 from traffic_manager.cli.on_this_machine import exit_with, given_settings, opened_database, start_logging
 from traffic_manager.cli.verify import tell_of
-from traffic_manager.errors import SourceUnavailable, StartRefused
+from traffic_manager.errors import StartRefused
 
 if TYPE_CHECKING:
     from traffic_manager.audit.heads import KeptHeads, SignedHead
-    from traffic_manager.cli.head_signing import HeadSigner
     from traffic_manager.config.settings import Settings
     from traffic_manager.db.verification import Verification
-
-log = structlog.get_logger(__name__)
 
 Heads = Annotated[
     list[Path] | None,
@@ -65,7 +61,7 @@ def sign(
 
 def _sign(settings: Settings, *, is_once: bool) -> int:
     from traffic_manager.audit.heads import SigningKey
-    from traffic_manager.cli.head_signing import HeadSigner
+    from traffic_manager.cli.head_signing import HeadSigner, send
 
     audit = settings.audit
     if audit.key_file is None or audit.heads_file is None:
@@ -78,33 +74,12 @@ def _sign(settings: Settings, *, is_once: bool) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     with (
         opened_database(settings) as database,
-        HeadSigner(database, key, audit.heads_file, lambda head: _send(settings, head)) as signer,
+        HeadSigner(database, key, audit.heads_file, lambda head: send(settings, head)) as signer,
     ):
-        is_good = _round(signer)
+        is_good = signer.try_to_sign()
         while not is_once and signal.sigtimedwait(signals, audit.heads_seconds) is None:
-            is_good = _round(signer)
+            is_good = signer.try_to_sign()
     return 0 if is_good else FAILED
-
-
-def _round(signer: HeadSigner) -> bool:
-    try:
-        return signer.sign()
-    except SourceUnavailable as away:
-        log.warning("source_lost", reason=str(away))
-        return False
-
-
-def _send(settings: Settings, head: SignedHead) -> None:
-    """Send *head* to Kafka, if that is wanted. One that it does not take is in the file, and the next covers it."""
-    if settings.audit.heads_topic is None:
-        return
-    from traffic_manager.events.delivery import KafkaUnavailable
-    from traffic_manager.events.head_lines import send_line
-
-    try:
-        send_line(settings.kafka, settings.audit.heads_topic, head.epoch, head.line())
-    except KafkaUnavailable as away:
-        log.warning("head_not_sent", revision=head.revision, reason=away.reason)
 
 
 # Verify

@@ -16,9 +16,10 @@ from typing import IO
 import structlog
 
 from traffic_manager.audit.heads import SignedHead, SigningKey, read
+from traffic_manager.config.settings import Settings
 from traffic_manager.db.pool import Database
 from traffic_manager.db.verification import check_since
-from traffic_manager.errors import StartRefused
+from traffic_manager.errors import SourceUnavailable, StartRefused
 from traffic_manager.routing.chain import CHAIN_START
 from traffic_manager.routing.model import rfc3339
 
@@ -61,10 +62,31 @@ class HeadSigner:
             self._send(head)
         return True
 
+    def try_to_sign(self) -> bool:
+        """As `sign`; False as well, and a line in the log, while the database is away."""
+        try:
+            return self.sign()
+        except SourceUnavailable as away:
+            log.warning("source_lost", reason=str(away))
+            return False
+
     def _keep(self, head: SignedHead) -> None:
         self._kept.write(head.line())
         self._kept.flush()
         os.fsync(self._kept.fileno())
+
+
+def send(settings: Settings, head: SignedHead) -> None:
+    """Send *head* to Kafka, if that is wanted. One that it does not take is in the file, and the next covers it."""
+    if settings.audit.heads_topic is None:
+        return
+    from traffic_manager.events.delivery import KafkaUnavailable
+    from traffic_manager.events.head_lines import send_line
+
+    try:
+        send_line(settings.kafka, settings.audit.heads_topic, head.epoch, head.line())
+    except KafkaUnavailable as away:
+        log.warning("head_not_sent", revision=head.revision, reason=away.reason)
 
 
 def _opened(file: Path) -> IO[bytes]:
