@@ -111,11 +111,13 @@ class Node:
     def is_ready(self) -> bool:
         """Return whether it, and nobody else on its port, says that it is ready; fails if it has ended."""
         assert self.is_running(), f"the node ended by itself; its log:\n{self.log()}"
+        if "listening" not in self.log():
+            return False
         try:
             answer = httpx2.get(f"{self.url}/health/ready", timeout=2.0, verify=self._trust)
         except httpx2.HTTPError:
             return False
-        return answer.status_code == 200 and "listening" in self.log()
+        return answer.status_code == 200
 
     def client(self, timeout_s: float = 10.0) -> httpx2.Client:
         """Return a client of this node's API; close it."""
