@@ -27,10 +27,11 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
-# Every test, with real PostgreSQL, Redis and Kafka, which it installs and starts itself.
+# Every test, with real PostgreSQL, Redis and Kafka, which it installs and starts itself. Four at a time, because they
+# wait for servers for half of it, and the longest files first.
 test: install-dev
 	@$(BIN)/python -m tests.servers.install
-	@$(BIN)/python -m pytest -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # What failed in the last run of the tests or of the faults, once more and one after another; more than three are no accident.
 test-failed: install-dev
@@ -88,7 +89,9 @@ fuzz-minute: install-dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.txt
 	@TMPDIR=/dev/shm $(BIN)/python -m tests.fuzz --seconds 60 $(FUZZ)
 
-check: lint types imports
+# The parts beside each other: types take longest.
+check: install-dev
+	@$(MAKE) --no-print-directory --jobs 2 types lint imports
 
 lint: install-dev
 	@$(BIN)/ruff check .

@@ -13,7 +13,15 @@ from tests.node import Node
 from tests.servers import KafkaServer, PostgresServer, RedisServer, Server
 from tests.servers.fixtures import started
 
+# What waits for servers of its own most. The rest is short, and in the end no test process works alone for long.
+_BEGIN_WITH = {"promises", "cli", "docs", "events"}
+
 _databases = count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the files that take longest begin."""
+    items.sort(key=lambda item: _BEGIN_WITH.isdisjoint(item.nodeid.split("/")))
 
 
 @pytest.fixture(scope="session")
