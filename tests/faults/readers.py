@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import threading
 from contextlib import ExitStack
+from functools import partial
 
+from tests.faults.acts import seconds_until
 from tests.faults.stand import KNOWN, Stand
 from tests.node import Node, path_of
 from tests.promises.caller import Answer, Caller
@@ -15,6 +17,9 @@ from traffic_manager.client.errors import ClientError
 
 # Of each node's look-ups.
 _PAUSE_S = 0.1
+_NOW = "select left(epoch, 8) || '.' || (select max(revision) from changes) from meta"
+# A batch of a thousand changes comes to all streams within so long, on a busy machine too.
+_TOLD_S = 60.0
 
 
 class Readers:
@@ -22,7 +27,8 @@ class Readers:
 
     def __init__(self, stand: Stand, streams_per_node: int) -> None:
         self._stand = stand
-        self._streams = [_Stream(node) for node in stand.nodes for _ in range(streams_per_node)]
+        now = stand.ask_database(_NOW)
+        self._streams = [_Stream(node, now) for node in stand.nodes for _ in range(streams_per_node)]
         self._stack = ExitStack()
 
     def __enter__(self) -> Readers:
@@ -36,28 +42,38 @@ class Readers:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def see_told(self, revision: int) -> None:
+        """Wait until every stream has told the change of *revision*."""
+        for stream in self._streams:
+            assert seconds_until(partial(stream.has_told, revision), _TOLD_S) < _TOLD_S
+
     def findings(self) -> list[str]:
         """Return what was wrong with what the streams told, and how many changes the slowest was told."""
         return [finding for stream in self._streams for finding in stream.findings()]
 
 
 class _Stream(threading.Thread):
-    """Follows all changes with the client, and sees whether any is missing or comes twice."""
+    """Follows all changes *after* a position with the client, and sees whether any is missing or comes twice."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, after: str) -> None:
         super().__init__(daemon=True)
         self._node = node
+        self._after = after
         self._told: list[int] = []
         self._end: Exception | None = None
 
     def run(self) -> None:
         try:
             with Client(self._node.url) as client:
-                for event in follow(client, Filter()):
+                for event in follow(client, Filter(), self._after):
                     if event.kind == "change":
                         self._told.append(event.change.revision)
         except ClientError as error:
             self._end = error
+
+    def has_told(self, revision: int) -> bool:
+        """Return whether the change of *revision* has come."""
+        return bool(self._told) and self._told[-1] >= revision
 
     def findings(self) -> list[str]:
         """Return what is wrong."""

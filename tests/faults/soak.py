@@ -1,8 +1,8 @@
 """`python -m tests.faults.soak [--minutes 30] [--seed 1] [--publish]`: does anything grow while two nodes serve a
 steady load for long? The exit code is 1 if something does.
 
-Before the clock starts, all that is bounded is filled: the changes kept for streams, those that tell which cached
-values are good, the rendered answers. What grows after that is a leak. Each server is killed once in the first
+Before the clock starts, all that is bounded is filled: the changes kept for streams, as these are told them, the
+rendered answers, the threads of each pool. What grows after that is a leak. Each server is killed once in the first
 quarter and once in the third; the second is compared with the last. So what one outage leaves behind, a thread for a
 connection to Kafka for example, is in both, and what every outage leaves behind is seen.
 """
@@ -41,10 +41,12 @@ from tests.servers import KafkaServer, PostgresServer, RedisServer
 from tests.servers.fixtures import started
 
 _SAMPLE_EVERY_S = 5.0
-# All that is bounded is full after so many changes; the largest holds some 6,000.
-_FILL_CHANGES = 60_000
+# The changes that are kept for streams are full after some 6,000.
+_FILL_CHANGES = 10_000
 _BATCH = 1000
 _FILL_CONNECTIONS = 16
+# Rendered on a thread aside.
+_METRICS = b"GET /metrics HTTP/1.1\r\nHost: traffic-manager\r\n\r\n"
 # Each server is away for so long, and then has as long to settle: all three in less than a quarter.
 _AWAY_S = 5.0
 _SETTLED_S = 10.0
@@ -97,9 +99,9 @@ class Soak:
 
 def soak(stand: Stand, minutes: float) -> Soak:
     """Serve the load for *minutes*, and watch."""
-    _fill_with_changes(stand)
-    asyncio.run(_fill_with_answers(stand.load()))
     with Readers(stand, _STREAMS_PER_NODE) as readers:
+        _fill_with_changes(stand, readers)
+        asyncio.run(_fill_with_answers(stand.load()))
         load = LoadProcess(stand.load())
         try:
             began_ns = time.monotonic_ns()
@@ -115,16 +117,18 @@ def soak(stand: Stand, minutes: float) -> Soak:
 
 
 async def _fill_with_answers(load: Load) -> None:
-    """Have each worker render every answer that it will be asked for."""
+    """Have each worker render every answer that it will be asked for, and start every thread."""
     for port in load.ports:
         # As many at once are shared out among the workers.
         lines = await asyncio.gather(*(Lines(port).open() for _ in range(_FILL_CONNECTIONS)))
         await asyncio.gather(*(resolve_all(line, [*load.known, *load.changing]) for line in lines))
+        await asyncio.gather(*(line.ask(_METRICS) for line in lines))
         for line in lines:
             line.close()
 
 
-def _fill_with_changes(stand: Stand) -> None:
+def _fill_with_changes(stand: Stand, readers: Readers) -> None:
+    """Make changes, each batch when every stream has told the one before: so all are rendered."""
     caller = Caller(stand.nodes[0], stand.ledger)
     for number in range(0, _FILL_CHANGES, _BATCH):
         puts = [
@@ -134,6 +138,7 @@ def _fill_with_changes(stand: Stand) -> None:
         answer = caller.batch(puts)
         assert answer is not None
         assert answer.status == 200
+        readers.see_told(int(stand.ask_database("select max(revision) from changes")))
     caller.close()
 
 
@@ -200,7 +205,7 @@ def rows_of(run: Soak) -> list[Row]:
     pss = [median(sample.used.memory_kib for sample in samples) / 1024 for samples in quarters]
     largest = [median(max(sample.rss_kib) for sample in samples) / 1024 for samples in quarters]
     files = [median(sample.used.files for sample in samples) for samples in quarters]
-    threads = [max(sample.used.threads for sample in samples) for samples in quarters]
+    threads = [median(sample.used.threads for sample in samples) for samples in quarters]
     connections = [max(sample.used.connections for sample in samples) for samples in quarters]
     p99_ms = [median(run.p99s_s(number)) * 1e3 for number in (2, 4)]
     most_ms = max(p99_ms[0] * _MORE_P99, p99_ms[0] + _MORE_P99_S * 1e3)
