@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.access.issue import REQUIRED, a_key_for, bearer
 from tests.api.calls import BATCH, URL
+from tests.clock import Clock
 from tests.monitoring.exposition import values
 from tests.node import Node, a_key, a_route, wait_until
 from traffic_manager.access.credentials import Credential
@@ -19,16 +20,6 @@ from traffic_manager.api.refusals import LINES, LINES_OF_ADDRESS, Refusals
 from traffic_manager.monitoring.metrics import Metrics
 
 Line = MutableMapping[str, Any]  # Any: a log line's values
-
-
-class Clock:
-    """Seconds that stand until they are moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

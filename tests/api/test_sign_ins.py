@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.clock import Clock
 from traffic_manager.api.sign_ins import FailedSignIns
 from traffic_manager.errors import TooManyFailedSignIns
 
 MOST = 5
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def counted(failures: FailedSignIns, address: str, times: int) -> int:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from tests.clock import Clock
 from tests.db.engines import SqlEngine, postgres_settings_of
 from tests.db.test_errors import all_connections_in_use, timed
 from tests.node import wait_until
@@ -20,15 +21,6 @@ from traffic_manager.db import lender
 from traffic_manager.db.breaker import FAILURES_TO_OPEN, PROBE_EVERY_S, Breaker, Dialling
 from traffic_manager.db.migrate import migrate
 from traffic_manager.errors import Busy, SourceUnavailable
-
-
-class Clock:
-    """Stands still until a test moves it."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
+from tests.clock import Clock
 from traffic_manager.monitoring.failure_lines import LINES, FailureLines
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_so_many_a_minute_have_a_line_and_the_next_minute_tells_of_the_rest() -> None:

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.clock import Clock
 from traffic_manager.routing.hints import POLL_HINTED_S, POLL_S, Hints
-
-
-class Clock:
-    """Time as the test says."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -92,38 +93,31 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
         telemetry={"tracing": False},
     )
     api.state.parts = parts
-    api.include_router(resolve_batch.router)
-    api.include_router(routes.router)
-    api.include_router(changes.router)
-    api.include_router(stream.router)
-    api.include_router(keys.router)
-    api.include_router(limits.router)
-    api.include_router(operations.router)
-    if parts.settings.serves_docs:
-        api.include_router(operations.docs_router)
+    api.state.refusals = Refusals(parts.metrics)
+    api.state.charges = Charges(parts.limiter)
+    for router in ROUTERS:
+        if router is not operations.docs_router or parts.settings.serves_docs:
+            api.include_router(router)
     api.add_exception_handler(TrafficManagerError, _on_expected)
     api.add_exception_handler(RequestValidationError, _on_invalid)
     api.add_exception_handler(HTTPException, _on_http_error)
     api.openapi = lambda: describe(api)  # type: ignore[method-assign] # FastAPI's documented way
+    _add_middleware(api, parts)
+    return api
+
+
+def _add_middleware(api: FastAPI, parts: Parts) -> None:
+    """Put before the calls what a request passes on its way to them: last what it comes to first."""
     api.add_middleware(stream.StreamFront, parts=parts)
     api.add_middleware(PathsAsTheyCame, refuse=_refuse)
-    free = free_calls(parts.gate, metrics_are_free=parts.settings.auth.metrics == "open")
-    failures = FailedSignIns(parts.settings.limit.failed_sign_ins)
-
-    api.state.refusals = refusals = Refusals(parts.metrics)
-
-    def failed(scope: Any, error: TrafficManagerError) -> None:  # Any: an ASGI scope
-        address, method, path, correlation_id = _whence(parts, scope)
-        if isinstance(error, Unauthenticated):
-            refusals.sign_in_failed(address, method, path, correlation_id)
-        failures.count(address)
-
-    api.state.charges = charges = Charges(parts.limiter)
-
-    def check(scope: Any, caller: Principal) -> None:  # Any: an ASGI scope
-        charges.check(caller, scope["method"], scope["path"])
-
-    api.add_middleware(Door, gate=parts.gate, free=free, refuse=_refuse, failed=failed, check=check)
+    api.add_middleware(
+        Door,
+        gate=parts.gate,
+        free=free_calls(parts.gate, metrics_are_free=parts.settings.auth.metrics == "open"),
+        refuse=_refuse,
+        failed=partial(_sign_in_failed, api, FailedSignIns(parts.settings.limit.failed_sign_ins)),
+        check=partial(_check_charges, api),
+    )
     api.add_middleware(HeadAsGet)
     api.add_middleware(Shedding, overload=parts.overload, refuse=_refuse)
     api.add_middleware(
@@ -135,7 +129,19 @@ def build_app(parts: Parts, lifespan: Lifespan) -> FastAPI:
         untraced=(*HEALTH, METRICS),
         beat=parts.beat,
     )
-    return api
+
+
+def _sign_in_failed(
+    api: FastAPI, failures: FailedSignIns, scope: Any, error: TrafficManagerError
+) -> None:  # Any: an ASGI scope
+    address, method, path, correlation_id = _whence(api.state.parts, scope)
+    if isinstance(error, Unauthenticated):
+        api.state.refusals.sign_in_failed(address, method, path, correlation_id)
+    failures.count(address)
+
+
+def _check_charges(api: FastAPI, scope: Any, caller: Principal) -> None:  # Any: an ASGI scope
+    api.state.charges.check(caller, scope["method"], scope["path"])
 
 
 def describe(api: FastAPI) -> dict[str, Any]:  # Any: a JSON document
