@@ -24,8 +24,6 @@ SERIAL = b"@" * 12
 _FIRST_SERIAL = 10**11
 # wrk waits for its sockets' last events after the time is up; more than that is a hang.
 _PATIENCE_S = 20.0
-# Beyond this the generator limits what it measures.
-BUSY = 0.97
 
 
 class WrongAnswers(Exception):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+
+import httpx2
 
 from tests.access.builders import a_grant, a_principal
 from tests.db.engines import Counts
-from tests.node import Node
+from tests.node import Node, wait_until
 from traffic_manager.access.key_registry import KeyRegistry
 from traffic_manager.config.settings import DbSettings
 from traffic_manager.db.key_store import SqlKeyStore
@@ -38,3 +42,12 @@ def a_key_for(node: Node, *grants: str, owner: str = "alice", lifetime: timedelt
 def bearer(key: str) -> dict[str, str]:
     """Return the header that shows *key*."""
     return {"Authorization": f"Bearer {key}"}
+
+
+@contextmanager
+def an_admin(node: Node) -> Iterator[httpx2.Client]:
+    """Lend a client of *node* that may do everything, once the node knows its key."""
+    with node.client() as client:
+        client.headers.update(bearer(a_key_for(node, "admin:*/*", owner="root")))
+        wait_until(lambda: client.get("/api/v1/whoami").status_code == 200)
+        yield client

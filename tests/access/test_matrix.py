@@ -9,9 +9,9 @@ from itertools import product
 import httpx2
 import pytest
 
-from tests.access.issue import REQUIRED, a_key_for, bearer
+from tests.access.issue import REQUIRED, an_admin, bearer
 from tests.api.calls import code_of
-from tests.node import Json, Node, a_key, path_of, wait_until
+from tests.node import Json, Node, a_key, path_of
 from traffic_manager.access.permissions import OF_ALL_TENANTS, ROLES_OF, Operation
 
 KEYS = "/api/v1/keys"
@@ -49,9 +49,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 @pytest.fixture(scope="module")
 def admin(node: Node) -> Iterator[httpx2.Client]:
     """Somebody who may do everything, to arrange and to look."""
-    with node.client() as client:
-        client.headers.update(bearer(a_key_for(node, "admin:*/*", owner="root")))
-        wait_until(lambda: client.get("/api/v1/whoami").status_code == 200)
+    with an_admin(node) as client:
         yield client
 
 

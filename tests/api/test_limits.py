@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 import httpx2
 import pytest
 
-from tests.access.issue import REQUIRED, a_key_for, bearer
+from tests.access.issue import REQUIRED, a_key_for, an_admin, bearer
 from tests.api.calls import CHANGES, ROUTES, URL, code_of
 from tests.api.twins import a_limiter, comparable, the_twins
 from tests.node import Json, Node, a_key, path_of, wait_until
@@ -35,9 +35,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 @pytest.fixture(scope="module")
 def admin(node: Node) -> Iterator[httpx2.Client]:
     """Somebody who may do everything."""
-    with node.client() as client:
-        client.headers.update(bearer(a_key_for(node, "admin:*/*", owner="root")))
-        wait_until(lambda: client.get("/api/v1/whoami").status_code == 200)
+    with an_admin(node) as client:
         yield client
 
 

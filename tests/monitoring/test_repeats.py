@@ -6,7 +6,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from tests.monitoring.test_failure_lines import Clock
+from tests.clock import Clock
 from traffic_manager.monitoring.repeats import LINES, Repeats
 
 
