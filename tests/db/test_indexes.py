@@ -24,8 +24,8 @@ from tests.db.plans import (
 )
 from tests.routing.builders import OTHER_URL, commit, put
 from tests.servers import PostgresServer
+from traffic_manager.db.json_rows import with_rows
 from traffic_manager.db.migrate import migrate
-from traffic_manager.db.postgres import with_rows
 from traffic_manager.db.store import _DELETE_ROUTES, _KEY_TYPES
 from traffic_manager.routing.model import RouteKey
 from traffic_manager.routing.ports import NameFilter

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from functools import partial
-from itertools import takewhile
 from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Response
@@ -20,10 +18,11 @@ from traffic_manager.access.limits import Kind
 from traffic_manager.access.permissions import Operation, Principal
 from traffic_manager.api import sse
 from traffic_manager.api.access import GivenCaller
-from traffic_manager.api.changes import position_of, read_in_turn, turn
+from traffic_manager.api.changes import position_of, read_in_turn
 from traffic_manager.api.connection import EXTENSION, Connection
 from traffic_manager.api.context import GivenNames, GivenParts, Parts, name_filter
 from traffic_manager.api.documents import documented_stream
+from traffic_manager.api.portions import portions
 from traffic_manager.api.requests import StrictRoute, query_of
 from traffic_manager.errors import (
     FieldProblem,
@@ -32,8 +31,8 @@ from traffic_manager.errors import (
     SourceUnavailable,
     TrafficManagerError,
 )
-from traffic_manager.routing.model import NAME_FIELDS, Position, RouteKey
-from traffic_manager.routing.ports import Entry, Head, NameFilter
+from traffic_manager.routing.model import NAME_FIELDS, Position
+from traffic_manager.routing.ports import Head, NameFilter
 from traffic_manager.routing.recent_changes import Page, Told
 from traffic_manager.routing.watchers import PAGE_CHANGES, Ending, Watcher
 
@@ -195,10 +194,6 @@ async def _start(parts: Parts, question: Question) -> tuple[Head, int | None]:
     return head, after.revision
 
 
-# Routes that were read at one revision.
-Portion = tuple[int, list[tuple[RouteKey, Entry]]]
-
-
 class _Stream:
     """One reader's stream: what *watcher* is told, sent by *send* over *connection*."""
 
@@ -296,7 +291,7 @@ class _Stream:
         await self._say(_RETRY + sse.event("snapshot", {"position": str(self._position)}))
         count, start = 0, self._watcher.position
         upto = start
-        async for read_at, portion in self._portions():
+        async for read_at, portion in portions(self._parts, self._watcher, self._epoch8):
             # What has changed since the watcher began is left out: its change is told.
             routes = [sse.route(key, entry) for key, entry in portion if entry.revision <= start]
             for piece in sse.joined(routes):
@@ -309,50 +304,6 @@ class _Stream:
         self._said = self._watcher.position
         document = {"position": str(self._position), "routes": count}
         await self._say(sse.event("snapshot-end", document, self._position))
-
-    def _portions(self) -> AsyncIterator[Portion]:
-        """Yield the active routes that match, some at a time, each with the revision it was read at. They may
-        change meanwhile: one that does not is there exactly once."""
-        return self._from_mirror() if self._parts.mirror.is_complete else self._from_database()
-
-    async def _from_mirror(self) -> AsyncIterator[Portion]:
-        mirror, wanted = self._parts.mirror, self._watcher.wanted
-        if None not in wanted.names:
-            only = RouteKey.known(*map(str, wanted.names))
-            entry = mirror.entries.get(str(only))
-            yield mirror.applied, [(only, entry)] if entry and wanted.matches(only) else []
-            return
-        portions = mirror.portions(_prefix_of(wanted))
-        while True:
-            # One portion for each turn of the event loop, however many snapshots are asked for.
-            async with self._parts.scan_turn:
-                portion, read_at = next(portions, None), mirror.applied
-                if not mirror.is_complete:  # any more: routes are being dropped
-                    self._watcher.end(Ending.UNAVAILABLE)
-                if portion is None or self._watcher.ending is not None:
-                    return
-                keyed = ((RouteKey.known(*text.split("/")), entry) for text, entry in portion)
-                found = [(key, entry) for key, entry in keyed if wanted.matches(key)]
-                await asyncio.sleep(0)
-            yield read_at, found
-
-    async def _from_database(self) -> AsyncIterator[Portion]:
-        wanted, last = self._watcher.wanted, None
-        while True:
-            try:
-                async with turn(self._parts):
-                    page = await self._parts.reads.run(
-                        partial(self._parts.store.page, wanted, True, last, PAGE_CHANGES)
-                    )
-            except SourceUnavailable:
-                self._watcher.end(Ending.UNAVAILABLE)
-                return
-            if page.head.epoch8 != self._epoch8:
-                self._watcher.end(Ending.HISTORY_CHANGED)
-            yield page.head.revision, [(route.key, Entry(route.url, route.revision)) for route in page.routes]
-            last = page.last
-            if last is None:
-                return
 
     async def _tell_up_to(self, revision: int) -> None:
         """Tell the changes up to *revision*, and wait for this worker to know them. Without ids: a reader that is
@@ -404,12 +355,6 @@ class _Stream:
         )
         self._connection.give_up(self._settings.slow_seconds)
         await self._send({"type": "http.response.body", "body": text, "more_body": False})
-
-
-def _prefix_of(wanted: NameFilter) -> str:
-    """Return how the texts of all keys begin that match."""
-    names = takewhile(lambda name: name is not None, wanted.names)
-    return "".join(f"{name}/" for name in names)
 
 
 def _now() -> float:
