@@ -152,6 +152,13 @@ def test_command_line_trusts_whom_it_is_told_to(node: Node, authority: Authority
     assert at(node, "health", TM_CA_FILE=str(node.folder / "missing")).code == 2
 
 
+def test_load_generator_speaks_tls(node: Node, authority: Authority) -> None:
+    load = ("--rate", "20", "--changes", "10", "--watchers", "1", "--duration", "0.5", "--warm-up", "0")
+    result = at(node, "bench", *load, "--output", "json", TM_CA_FILE=str(authority.file))
+    counts = [(row["request"], row["status"], row["count"]) for row in result.document["requests"]]
+    assert counts == [("resolve", "200", 10), ("change", "200", 5), ("change seen", "200", 5)], result.err
+
+
 @pytest.mark.servers
 def test_every_worker_speaks_tls_and_takes_a_renewed_certificate(
     tmp_path: Path, authority: Authority, postgres: PostgresServer

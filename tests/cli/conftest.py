@@ -95,9 +95,9 @@ class RunningCommand:
         self._process.stdout.close()
         return Result(self._process.wait(TIMEOUT_S), "", self._process.stderr.read())
 
-    def interrupt(self) -> Result:
-        """Press Ctrl-C and return what became of it."""
-        self._process.send_signal(signal.SIGINT)
+    def interrupt(self, number: signal.Signals = signal.SIGINT) -> Result:
+        """Press Ctrl-C, or send another signal, and return what became of it."""
+        self._process.send_signal(number)
         out, err = self._process.communicate(timeout=TIMEOUT_S)
         return Result(self._process.returncode, out, err)
 

@@ -15,6 +15,7 @@ import typer
 from traffic_manager import __version__
 from traffic_manager.cli import (
     audit,
+    bench,
     changes,
     copying,
     doctor,
@@ -76,6 +77,7 @@ audit.register(app)
 copying.register(app)
 doctor.register(app)
 top.register(app)
+bench.register(app)
 
 
 def main() -> None:

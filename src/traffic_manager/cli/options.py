@@ -34,7 +34,8 @@ def _key(text: str) -> RouteKey:
         raise typer.BadParameter(str(error)) from None
 
 
-def _name(param: typer.CallbackParam, value: str | None) -> str | None:
+def checked_name(param: typer.CallbackParam, value: str | None) -> str | None:
+    """Return the name if it can be one of a route, as the callback of an option that is called like its field."""
     problem = None if value is None else name_problem(str(param.name), value)
     if problem:
         raise typer.BadParameter(problem.detail)
@@ -81,10 +82,10 @@ UrlArgument = Annotated[
     str, typer.Argument(metavar="URL", help="The URL that serves it.", show_default=False)
 ]
 
-Tenant = Annotated[str | None, typer.Option("--tenant", callback=_name, help="Only this tenant.")]
-Service = Annotated[str | None, typer.Option("--service", callback=_name, help="Only this service.")]
-Env = Annotated[str | None, typer.Option("--env", callback=_name, help="Only this environment.")]
-Version = Annotated[str | None, typer.Option("--version", callback=_name, help="Only this version.")]
+Tenant = Annotated[str | None, typer.Option("--tenant", callback=checked_name, help="Only this tenant.")]
+Service = Annotated[str | None, typer.Option("--service", callback=checked_name, help="Only this service.")]
+Env = Annotated[str | None, typer.Option("--env", callback=checked_name, help="Only this environment.")]
+Version = Annotated[str | None, typer.Option("--version", callback=checked_name, help="Only this version.")]
 Active = Annotated[
     bool | None,
     typer.Option("--active/--inactive", help="Only active, or only inactive routes.", show_default=False),
@@ -172,6 +173,11 @@ def use_files(files: Files) -> None:
     """Have commands connect with *files*."""
     global _files
     _files = files
+
+
+def files() -> Files:
+    """Return the files to connect with."""
+    return _files
 
 
 def use_reason(text: str | None) -> None:

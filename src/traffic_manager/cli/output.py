@@ -50,6 +50,8 @@ class ExportFormat(StrEnum):
     JSON = "json"
 
 
+_BARS = " ▁▂▃▄▅▆▇█"
+
 # To stderr
 
 
@@ -166,6 +168,12 @@ def _stdout() -> Console:
 
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _UNFOLDED_COLUMNS
     return Console(width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+
+
+def chart(values: Sequence[float]) -> str:
+    """Return a bar for each value, one character wide; the greatest is a whole line high."""
+    most = max(values, default=0.0) or 1.0
+    return "".join(_BARS[round(value / most * (len(_BARS) - 1))] for value in values)
 
 
 def fields(pairs: Iterable[tuple[str, str]]) -> None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _LOOKS = 40
 # Which worker takes a connection is the kernel's choice, and often the same one twice.
 _CONNECTIONS_PER_WORKER = 20
-_BARS = " ▁▂▃▄▅▆▇█"
 
 
 def register(app: typer.Typer) -> None:
@@ -201,7 +200,7 @@ def _column(node: _Node) -> dict[str, str]:
     return {
         "state": node.state,
         "resolves/s": f"{found.resolves:,.0f}",
-        "  lately": _chart(node.resolves),
+        "  lately": output.chart(node.resolves),
         "  resolve p50, p99": f"{_ms(found.resolve_p50_s)}, {_ms(found.resolve_p99_s)}",
         "  hit ratio": "-" if found.hit_ratio is None else f"{found.hit_ratio:.2%}",
         "  flagged/s": f"{found.flagged:,.0f}",
@@ -232,8 +231,3 @@ def _head(node: _Node) -> int:
 
 def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:,.2f} ms"
-
-
-def _chart(values: Sequence[float]) -> str:
-    most = max(values, default=0.0) or 1.0
-    return "".join(_BARS[round(value / most * (len(_BARS) - 1))] for value in values)

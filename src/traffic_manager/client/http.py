@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -56,6 +55,7 @@ from traffic_manager.client.model import (
     read,
 )
 from traffic_manager.client.retries import new_idempotency_key, until_answered
+from traffic_manager.client.trust import trust
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ class Client:
         headers = {"User-Agent": user_agent} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
         # Loading the trusted certificates takes 94 ms, and plain HTTP never looks at them. Redirects are not
         # followed: they could take the key elsewhere.
-        verify = parts.scheme == "https" and _trust(ca_file, cert_file)
+        verify = parts.scheme == "https" and trust(ca_file, cert_file)
         self._http = httpx2.Client(headers=headers, timeout=timeout_s, verify=verify, follow_redirects=False)
 
     def __enter__(self) -> Self:
@@ -421,25 +421,6 @@ class Client:
 def encoded(body: object) -> bytes:
     """Return *body* as the bytes that are sent: ASCII, so that any text can be, and the server judges it."""
     return json.dumps(body, separators=(",", ":")).encode()
-
-
-def _trust(ca_file: Path | None, cert_file: Path | None) -> ssl.SSLContext | bool:
-    """Return whom to trust and what to show; True for the system's authorities and nothing."""
-    if ca_file is None and cert_file is None:
-        return True
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-    except OSError as error:  # OpenSSL's errors are such, too
-        raise ValueError(
-            f"{ca_file}: holds no certificates of authorities in PEM: {error.strerror}"
-        ) from None
-    if cert_file is not None:
-        try:
-            context.load_cert_chain(cert_file, password="")
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ValueError(f"{cert_file}: holds no certificate with its key in PEM: {reason}") from None
-    return context
 
 
 def _without_secrets(url: str) -> str:
