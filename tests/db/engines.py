@@ -15,7 +15,8 @@ from traffic_manager.db.leases import SqlLeases
 from traffic_manager.db.pool import Counters, Database, open_database
 from traffic_manager.db.session import Row
 from traffic_manager.db.store import SqlStore
-from traffic_manager.routing.ports import ChangeFeed, Leases, RouteStore
+from traffic_manager.routing.leases import Leases
+from traffic_manager.routing.ports import ChangeFeed, RouteStore
 
 
 class Engine(Protocol):

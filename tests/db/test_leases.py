@@ -11,7 +11,7 @@ from tests.db.engines import Engine, MemoryEngine, SqlEngine
 from tests.node import wait_until
 from tests.routing.builders import a_key, commit, create, deactivate
 from traffic_manager.db.leases import SqlLeases
-from traffic_manager.routing.ports import Lease, Leases, Telling
+from traffic_manager.routing.leases import Lease, Leases, Telling
 
 LONG_S = 60.0
 PAST_S = -1.0

@@ -9,7 +9,8 @@ from tests.routing.builders import a_key, commit, commit_batches, create, deacti
 from traffic_manager.db import retention
 from traffic_manager.db.retention import Compaction, compact
 from traffic_manager.routing.chain import next_link
-from traffic_manager.routing.ports import RELAY_LEASE, NameFilter
+from traffic_manager.routing.leases import RELAY_LEASE
+from traffic_manager.routing.ports import NameFilter
 
 # Later than any change that the tests make.
 LATER = 2**60

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from traffic_manager.errors import SourceUnavailable
 from traffic_manager.events.delivery import Delivery, Failure, KafkaUnavailable, Topic
 from traffic_manager.events.envelope import Event
+from traffic_manager.routing.leases import Lease, Telling
 from traffic_manager.routing.model import Action, Change, RouteKey
-from traffic_manager.routing.ports import Head, Lease, Pulse, Slice, Telling
+from traffic_manager.routing.ports import Head, Pulse, Slice
 
 EPOCH = "0f8e5b1c2d3a4e5f8a9b0c1d2e3f4a5b"
 OTHER_EPOCH = "ffffffffffffffffffffffffffffffff"

@@ -26,8 +26,9 @@ from traffic_manager.events.tenure import Tenure
 from traffic_manager.events.trouble import Trouble
 from traffic_manager.events.waves import Waves
 from traffic_manager.monitoring.metrics import Metrics
+from traffic_manager.routing.leases import Telling
 from traffic_manager.routing.model import Action, RouteKey
-from traffic_manager.routing.ports import Head, Telling
+from traffic_manager.routing.ports import Head
 
 A, B, C, D = (a_key(name) for name in "abcd")
 

@@ -14,7 +14,7 @@ from traffic_manager.events.shift import MOST_TRIES, PATIENCE_S, SILENCE_S, Shif
 from traffic_manager.events.tenure import TTL_S, LeaseLost, Tenure
 from traffic_manager.events.trouble import Trouble
 from traffic_manager.monitoring.metrics import Metrics
-from traffic_manager.routing.ports import RELAY_LEASE
+from traffic_manager.routing.leases import RELAY_LEASE
 
 
 class Rig:

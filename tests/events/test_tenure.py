@@ -7,7 +7,7 @@ import pytest
 from tests.events.fakes import Clock, FakeDatabase
 from traffic_manager.errors import SourceUnavailable
 from traffic_manager.events.tenure import TTL_S, LeaseLost, Tenure
-from traffic_manager.routing.ports import RELAY_LEASE
+from traffic_manager.routing.leases import RELAY_LEASE
 
 
 class Process:

@@ -17,7 +17,7 @@ from tests.events.topic import read_topic
 from tests.events.waiting import eventually
 from tests.servers import KafkaServer
 from traffic_manager.events.kafka_reader import TopicReader
-from traffic_manager.routing.ports import Telling
+from traffic_manager.routing.leases import Telling
 
 pytestmark = pytest.mark.servers
 

@@ -17,6 +17,7 @@ from traffic_manager.db.pool import wait_readable
 from traffic_manager.errors import Busy, RevisionGap, SourceUnavailable, StorageReadOnly
 from traffic_manager.routing.bell import Bell
 from traffic_manager.routing.chain import CHAIN_START, next_link
+from traffic_manager.routing.leases import Lease, Telling
 from traffic_manager.routing.model import Change, Route, RouteKey, Trace
 from traffic_manager.routing.ports import (
     ANY_TRAITS,
@@ -27,7 +28,6 @@ from traffic_manager.routing.ports import (
     Claim,
     Entry,
     Head,
-    Lease,
     Limit,
     NameFilter,
     Pulse,
@@ -38,7 +38,6 @@ from traffic_manager.routing.ports import (
     Slice,
     StoredKey,
     Table,
-    Telling,
 )
 
 _LOCK_TIMEOUT_S = 1.5

@@ -76,7 +76,7 @@ def _read_topic(settings: Settings, database: Database) -> TopicCheck:
     from traffic_manager.db.leases import SqlLeases
     from traffic_manager.events.delivery import KafkaUnavailable
     from traffic_manager.events.kafka_reader import TopicReader
-    from traffic_manager.routing.ports import RELAY_LEASE
+    from traffic_manager.routing.leases import RELAY_LEASE
 
     if not settings.kafka.bootstrap_servers:
         raise StartRefused("KAFKA_BOOTSTRAP_SERVERS: must be set to read the topic")

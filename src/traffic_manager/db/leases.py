@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from traffic_manager.db.pool import Database
-from traffic_manager.routing.ports import Lease, Telling
+from traffic_manager.routing.leases import Lease, Telling
 
 _MAKE = """insert into leases (name, holder, token, expires_at, published_revision)
     values (:name, '', 0, 0, 0) on conflict (name) do nothing"""

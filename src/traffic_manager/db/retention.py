@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from traffic_manager.db.pool import Database
 from traffic_manager.db.session import Row, Session
 from traffic_manager.db.store import only
-from traffic_manager.routing.ports import RELAY_LEASE
+from traffic_manager.routing.leases import RELAY_LEASE
 
 # These newest changes stay however old they are: followers, streams and caches go on from them.
 KEPT_CHANGES = 100_000

@@ -15,7 +15,8 @@ import structlog
 from traffic_manager.events.delivery import Topic
 from traffic_manager.events.retelling import Retelling
 from traffic_manager.monitoring.metrics import Metrics, RetellingReason
-from traffic_manager.routing.ports import Head, Telling
+from traffic_manager.routing.leases import Telling
+from traffic_manager.routing.ports import Head
 
 # Known of nobody: all is told.
 ASKED = Telling(0)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from traffic_manager.routing.ports import RELAY_LEASE
+from traffic_manager.routing.leases import RELAY_LEASE
 
 
 class Outbox(Protocol):

@@ -27,7 +27,8 @@ from traffic_manager.events.tenure import TTL_S, LeaseLost, Tenure
 from traffic_manager.events.trouble import Trouble
 from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.spans import Record
-from traffic_manager.routing.ports import RELAY_LEASE, Head, Leases
+from traffic_manager.routing.leases import RELAY_LEASE, Leases
+from traffic_manager.routing.ports import Head
 
 # How long a released lease lies about at most.
 _CANDIDATE_S = (0.4, 0.9)

@@ -19,7 +19,8 @@ from traffic_manager.events.retelling import Retelling
 from traffic_manager.events.shift import PATIENCE_S, Shift
 from traffic_manager.events.trouble import Trouble
 from traffic_manager.monitoring.metrics import Metrics
-from traffic_manager.routing.ports import Head, Telling
+from traffic_manager.routing.leases import Telling
+from traffic_manager.routing.ports import Head
 
 _RETRY_S = 1.0
 

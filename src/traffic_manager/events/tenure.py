@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from traffic_manager.errors import TrafficManagerError
-from traffic_manager.routing.ports import Lease, Leases, Telling
+from traffic_manager.routing.leases import Lease, Leases, Telling
 
 TTL_S = 10.0
 RENEW_S = 3.0
