@@ -42,6 +42,12 @@ def _but_for_opentelemetry(schema: dict[str, dict[str, object]]) -> list[str]:
     return [name for name in schema["properties"] if not name.startswith("OTEL_")]
 
 
+def test_no_setting_comes_as_something_else() -> None:
+    named = PROPERTIES["extraEnv"]["items"]["properties"]["name"]["not"]["pattern"]
+    assert [name for name in settings_of_a_server() if not re.search(named, name)] == []
+    assert not re.search(named, "HTTPS_PROXY")
+
+
 def test_migration_takes_every_plain_setting_of_the_database() -> None:
     wanted = {name for name in PROPERTIES["settings"]["properties"] if name.startswith("DB_")}
     assert set(PROPERTIES["migration"]["properties"]["settings"]["properties"]) == wanted
@@ -65,8 +71,9 @@ def test_chart_is_of_this_version() -> None:
 def test_pod_runs_as_the_image_is_made() -> None:
     image = (DEPLOY.parent / "Dockerfile").read_text()
     templates = "".join(path.read_text() for path in (CHART / "templates").iterdir())
+    security = yaml.safe_load((CHART / "values.yaml").read_text())["podSecurityContext"]
     (user, group, folder) = re.findall(r"^USER (\d+):(\d+)\nWORKDIR (\S+)$", image, re.MULTILINE)[0]
-    assert f"runAsUser: {user}\nrunAsGroup: {group}\n" in templates
+    assert (security["runAsUser"], security["runAsGroup"]) == (int(user), int(group))
     assert f"workingDir: {folder}\n" in templates
 
 

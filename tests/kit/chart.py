@@ -19,6 +19,7 @@ VALUES = {
 }
 OLDEST, NEWEST = "1.27.0", "1.37.0"
 NAME = "tm-traffic-manager"
+WITH_A_POD = ("Deployment", "Job", "CronJob")
 
 Manifest = dict[str, Any]  # Any: a document of YAML
 
@@ -53,8 +54,13 @@ def one(values: str, kind: str) -> Manifest:
 
 
 def pod(values: str, kind: str = "Deployment") -> Manifest:
-    """Return the Pod that a Deployment or a Job describes."""
-    found: Manifest = one(values, kind)["spec"]["template"]
+    """Return the Pod that a Deployment, a Job or a CronJob describes."""
+    return _pod_of(one(values, kind))
+
+
+def _pod_of(manifest: Manifest) -> Manifest:
+    spec = manifest["spec"]
+    found: Manifest = (spec["jobTemplate"]["spec"] if manifest["kind"] == "CronJob" else spec)["template"]
     return found
 
 
@@ -84,8 +90,8 @@ def every_pod() -> Iterator[tuple[str, Manifest]]:
     """Yield the Pods of all sets of values, with what to call them."""
     for values in VALUES:
         for manifest in rendered(values):
-            if manifest["kind"] in ("Deployment", "Job"):
-                yield f"{values}: {manifest['kind']}", manifest["spec"]["template"]["spec"]
+            if manifest["kind"] in WITH_A_POD:
+                yield f"{values}: {manifest['kind']}", _pod_of(manifest)["spec"]
 
 
 def refusal(values: str, *sets: str) -> str:

@@ -17,6 +17,7 @@ import yaml
 from tests.access.issue import PEPPER
 from tests.kit import chart
 from tests.kit.chart import CHART, NAME, VALUES
+from tests.kit.load import started
 from tests.kit.tools import tool
 from tests.node import Node
 from tests.servers import programs
@@ -24,10 +25,12 @@ from traffic_manager.config.loading import load_settings
 
 pytestmark = pytest.mark.kit
 
+# With old changes that are forgotten.
+FORGETTING = ("production", "ingress")
 # From the end of the drain to the end of the process, at most: see main.py.
 AFTER_DRAIN_S = 30
 # Rendered with PostgreSQL and a Job that migrates.
-MIGRATED = ("postgres", "production", "autoscaled", "pooler")
+MIGRATED = ("postgres", "production", "autoscaled", "pooler", "ingress", "openshift")
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -102,15 +105,20 @@ def test_server_takes_the_settings_of_its_pod(
     assert (settings.auth.pepper is None) == settings.is_open
 
 
-@pytest.mark.parametrize("values", MIGRATED)
-def test_migration_takes_the_settings_of_its_pod(
-    values: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [*((values, "Job") for values in MIGRATED), *((values, "CronJob") for values in FORGETTING)],
+)
+def test_jobs_take_the_settings_of_their_pods(
+    values: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable, value in chart.environment(values, "Job").items():
+    for variable, value in chart.environment(values, kind).items():
         monkeypatch.setenv(variable, _here(value, tmp_path))
-    owner = load_settings(env_file=None).db.as_owner
+    settings = load_settings(env_file=None)
+    owner = settings.db.as_owner
     assert owner.password is not None
     assert owner.user == ("routes_owner" if values == "production" else "app_user")
+    assert (settings.app.retention_days is not None) == (kind == "CronJob")
 
 
 def _here(value: str, folder: Path) -> str:
@@ -123,10 +131,10 @@ def _here(value: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("values", VALUES)
-@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+@pytest.mark.parametrize("kind", chart.WITH_A_POD)
 def test_every_file_that_a_setting_names_is_mounted_and_no_other(values: str, kind: str) -> None:
     if kind not in chart.kinds(values):
-        assert kind == "Job"
+        assert values not in {"Job": MIGRATED, "CronJob": FORGETTING}[kind]
         return
     named = [value for value in chart.environment(values, kind).values() if value.startswith("/run/secrets/")]
     assert sorted(named) == sorted(chart.mounted(values, kind))
@@ -154,7 +162,8 @@ def test_pods_may_nothing_that_they_do_not_need() -> None:
         assert pod["automountServiceAccountToken"] is False, name
         security = pod["securityContext"]
         assert security["runAsNonRoot"] is True, name
-        assert security["runAsUser"] > 0, name
+        # OpenShift gives out a user for each namespace, and refuses those that ask for another.
+        assert security.get("runAsUser") == (None if name.startswith("openshift") else 10001), name
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
         for container in pod["containers"]:
             assert container["securityContext"] == {
@@ -221,6 +230,48 @@ def one_job(values: str) -> chart.Manifest:
     return chart.one(values, "Job")
 
 
+def test_old_changes_are_forgotten_by_the_owner_of_the_tables_where_somebody_said_which() -> None:
+    assert {values for values in VALUES if "CronJob" in chart.kinds(values)} == {*FORGETTING}
+    assert chart.container("production", "CronJob")["command"] == ["traffic-manager", "compact"]
+    assert chart.environment("production", "CronJob")["DB_MIGRATE_USER"] == "routes_owner"
+    assert chart.one("production", "CronJob")["spec"]["concurrencyPolicy"] == "Forbid"
+
+
+def test_what_kafka_has_still_to_get_is_not_forgotten() -> None:
+    """Else the command takes it that nobody will ever be told."""
+    for values in FORGETTING:
+        assert "KAFKA_BOOTSTRAP_SERVERS" in chart.environment(values, "CronJob")
+
+
+def test_ingress_leads_to_the_service_and_not_to_its_metrics() -> None:
+    ingress = chart.one("ingress", "Ingress")["spec"]
+    (rule,) = ingress["rules"]
+    assert (rule["host"], ingress["ingressClassName"]) == ("routes.example.com", "traefik")
+    paths = {each["path"]: each["backend"]["service"] for each in rule["http"]["paths"]}
+    assert paths.keys() == {"/api", "/health", "/openapi.json"}
+    service = chart.one("ingress", "Service")
+    (port,) = service["spec"]["ports"]
+    for backend in paths.values():
+        assert backend == {"name": service["metadata"]["name"], "port": {"name": port["name"]}}
+
+
+def test_what_every_chart_lets_set_reaches_the_pod() -> None:
+    pod = chart.pod("openshift")
+    assert chart.one("openshift", "Deployment")["metadata"]["name"] == "routes"
+    assert pod["metadata"]["labels"]["example.com/team"] == "platform"
+    (spread,) = pod["spec"]["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "topology.kubernetes.io/zone"
+    assert chart.environment("openshift")["HTTPS_PROXY"] == "http://proxy.example.com:3128"
+    assert {"name": "authorities", "configMap": {"name": "authorities"}} in pod["spec"]["volumes"]
+    mounts = {each["name"]: each["mountPath"] for each in chart.container("openshift")["volumeMounts"]}
+    assert mounts["authorities"] == "/etc/authorities"
+    service = chart.one("autoscaled", "Service")["spec"]
+    assert (service["externalTrafficPolicy"], service["loadBalancerSourceRanges"]) == (
+        "Local",
+        ["10.0.0.0/8"],
+    )
+
+
 def test_migration_goes_past_the_pooler() -> None:
     server, job = chart.environment("pooler"), chart.environment("pooler", "Job")
     assert (server["DB_HOST"], server["DB_PORT"]) == ("pgbouncer.databases", "6432")
@@ -279,8 +330,8 @@ def test_service_leads_to_the_servers_alone(values: str) -> None:
     assert chart.one(values, "Deployment")["spec"]["selector"]["matchLabels"].items() <= labels.items()
     (port,) = service["ports"]
     assert [port["targetPort"]] == [each["name"] for each in chart.container(values)["ports"]]
-    if "Job" in chart.kinds(values):
-        assert not selector <= chart.pod(values, "Job")["metadata"]["labels"].items()
+    for kind in {"Job", "CronJob"} & chart.kinds(values):
+        assert not selector <= chart.pod(values, kind)["metadata"]["labels"].items()
 
 
 def test_network_is_closed_but_for_who_is_named() -> None:
@@ -292,7 +343,7 @@ def test_network_is_closed_but_for_who_is_named() -> None:
     dns, *others = policy["egress"]
     assert {port["port"] for port in dns["ports"]} == {53}
     assert [rule["ports"][0]["port"] for rule in others] == [5432, 6379, 9093, 4318]
-    for kind in ("Deployment", "Job"):
+    for kind in chart.WITH_A_POD:
         assert (
             policy["podSelector"]["matchLabels"].items()
             <= chart.pod("production", kind)["metadata"]["labels"].items()
@@ -342,6 +393,12 @@ def test_large_numbers_are_written_out() -> None:
         ("pooler", ["settings.TLS_CLIENT_AUTH=required"], "settings.TLS_CLIENT_AUTH"),
         ("embedded", ["settings.DB_HOST=x"], "embedded.enabled"),
         ("embedded", ["autoscaling.enabled=true"], "autoscaling.enabled"),
+        ("autoscaled", ["autoscaling.minReplicas=20"], "autoscaling.minReplicas"),
+        ("ingress", ["ingress.hosts=null"], "ingress.hosts"),
+        ("ingress", ["settings.API_TRUSTED_PROXIES="], "settings.API_TRUSTED_PROXIES"),
+        ("ingress", ["ingress.host=x"], "host"),
+        ("postgres", ["retention.schedule=daily"], "schedule"),
+        ("postgres", ["extraEnv[0].name=DB_PASSWORD"], "extraEnv"),
     ],
 )
 def test_values_that_cannot_work_are_refused_by_name(values: str, given: list[str], named: str) -> None:
@@ -377,8 +434,8 @@ def test_command_of_the_pod_is_ready_by_its_probes_and_ends_within_its_grace(tmp
     settings |= {"DB_PATH": str(tmp_path / "routes.db"), "DRAIN_SECONDS": "1"}
     assert chart.container("embedded")["command"] == ["traffic-manager", "serve"]
     with Node(tmp_path, {name: settings[name] for name in settings if name != "API_PORT"}) as node:
-        node.start()
-        with node.client() as client:
+        started(node)
+        with node.client(timeout_s=30.0) as client:
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 path = chart.container("embedded")[probe]["httpGet"]["path"]
                 assert client.get(path).status_code == 200, path

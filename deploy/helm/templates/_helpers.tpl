@@ -1,5 +1,7 @@
 {{- define "tm.fullname" -}}
-{{- if contains .Chart.Name .Release.Name -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains .Chart.Name .Release.Name -}}
 {{- .Release.Name | trunc 50 | trimSuffix "-" -}}
 {{- else -}}
 {{- printf "%s-%s" (.Release.Name | trunc 34 | trimSuffix "-") .Chart.Name -}}
@@ -67,19 +69,61 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
       {{- end }}
 {{- end -}}
 
-{{- define "tm.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-fsGroup: 10001
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
-{{- end -}}
-
 {{- define "tm.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* The Pod of a Job that works on the tables as the role that owns them, past a pooler: `command`, with the settings of
+the database and `more`. */}}
+{{- define "tm.ownersPod" -}}
+{{- $values := .root.Values -}}
+{{- $more := .more | default list -}}
+{{- $settings := dict -}}
+{{- range $name, $value := merge (dict) $values.migration.settings $values.settings -}}
+{{- if or (regexMatch "^(DB_|LOG_|ENVIRONMENT$)" $name) (has $name $more) }}{{ $_ := set $settings $name $value }}{{ end -}}
+{{- end -}}
+{{- $files := dict -}}
+{{- range $name, $from := $values.files -}}
+{{- if hasPrefix "DB_" $name }}{{ $_ := set $files $name $from }}{{ end -}}
+{{- end -}}
+restartPolicy: Never
+{{- if not $values.serviceAccount.create }}
+serviceAccountName: {{ include "tm.serviceAccount" .root }}
+{{- end }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with $values.image.pullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext: {{- toYaml $values.podSecurityContext | nindent 2 }}
+containers:
+  - name: {{ .command }}
+    image: {{ include "tm.image" .root }}
+    imagePullPolicy: {{ $values.image.pullPolicy }}
+    command: [traffic-manager, {{ .command }}]
+    workingDir: /tmp
+    env: {{- include "tm.env" (dict "settings" $settings "files" $files) | trim | nindent 6 }}
+    resources: {{- toYaml $values.jobs.resources | nindent 6 }}
+    securityContext: {{- include "tm.containerSecurity" . | nindent 6 }}
+    volumeMounts:
+      - {name: tmp, mountPath: /tmp}
+      {{- if $files }}
+      - {name: files, mountPath: /run/secrets/traffic-manager, readOnly: true}
+      {{- end }}
+volumes:
+  - name: tmp
+    emptyDir: {}
+  {{- if $files }}
+  {{- include "tm.filesVolume" $files | nindent 2 }}
+  {{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{/* What the schema cannot say, in words that name the value. */}}
@@ -100,6 +144,15 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 {{- if and .Values.monitoring.enabled (not $isOpen) (not .Values.monitoring.key) (ne ($settings.AUTH_METRICS | default "") "open") -}}
 {{ fail "monitoring.key: must be set, or settings.AUTH_METRICS to open" }}
+{{- end -}}
+{{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
+{{ fail "autoscaling.minReplicas: must not be above autoscaling.maxReplicas" }}
+{{- end -}}
+{{- if .Values.ingress.enabled -}}
+{{- if not .Values.ingress.hosts -}}{{ fail "ingress.hosts: must name a host" }}{{- end -}}
+{{- if not $settings.API_TRUSTED_PROXIES -}}
+{{ fail "settings.API_TRUSTED_PROXIES: must be the network of the ingress's Pods, or all who ask count as one" }}
+{{- end -}}
 {{- end -}}
 {{- if eq ($settings.TLS_CLIENT_AUTH | default "") "required" -}}
 {{ fail "settings.TLS_CLIENT_AUTH: probes of Kubernetes show no certificate; use optional" }}
