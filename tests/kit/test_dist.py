@@ -15,7 +15,7 @@ import pytest
 
 from tests.package.builds import ROOT, a_wheel, run, served_by
 
-pytestmark = [pytest.mark.kit, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kit, pytest.mark.timeout(1800)]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAME = f"traffic_manager-{PROJECT['version']}"
 WHEEL = f"{NAME}-py3-none-any.whl"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.access.authority import Authority
 from tests.kit import images
 from tests.kit.containers import Container, Mount, Network, Plan
+from tests.node import wait_until
 
 pytestmark = [
     pytest.mark.kit,
@@ -122,6 +126,57 @@ def test_it_writes_nowhere_but_to_its_volume(
         assert refused.stderr.count("Read-only file system") == 3
         written = {path.name for path in (tmp_path / "data").iterdir()}
         assert "traffic-manager.db" in written
+
+
+def test_it_serves_as_whichever_user_a_platform_gives_it(
+    root: Path, docker: Any, network: Network, tmp_path: Path
+) -> None:
+    """As OpenShift does: a user that no file of the image knows, of the group root, which owns the volume."""
+    plan = replace(a_plan(root, docker, tmp_path / "data"), user="1000650000:0")
+    os.chown(tmp_path / "data", 0, 0)
+    (tmp_path / "data").chmod(0o770)
+    with Container(plan, tmp_path / "node", network.attach("node", 2), network.hosts) as node:
+        node.wait_until_healthy(docker["Healthcheck"]["Test"])
+        assert node.run("traffic-manager", "keys", "create", "--role", "admin").returncode == 0
+
+
+def test_with_tls_it_is_healthy_for_whoever_trusts_its_certificate(
+    root: Path, docker: Any, network: Network, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    settings = authority.settings_for_a_server()
+    settings |= {"TM_CA_FILE": str(authority.file), "TM_URL": "https://localhost:8000"}
+    for name in ("TLS_CERT_FILE", "TLS_KEY_FILE"):
+        Path(settings[name]).chmod(0o644)
+    plan = a_plan(root, docker, tmp_path / "data", **settings)
+    plan = replace(plan, mounts=[*plan.mounts, *(Mount(f, Path(f), True) for f in _files(settings))])
+    with Container(plan, tmp_path / "node", network.attach("node", 2), network.hosts) as node:
+        node.wait_until_healthy(docker["Healthcheck"]["Test"])
+
+
+def _files(settings: dict[str, str]) -> list[str]:
+    return [value for name, value in settings.items() if name.endswith("_FILE")]
+
+
+def test_it_is_unhealthy_while_it_drains_and_answers_all_the_same(
+    root: Path, docker: Any, network: Network, tmp_path: Path
+) -> None:
+    plan = a_plan(root, docker, tmp_path / "data", DRAIN_SECONDS="60")
+    with Container(plan, tmp_path / "node", network.attach("node", 2), network.hosts) as node:
+        node.wait_until_healthy(docker["Healthcheck"]["Test"])
+        os.kill(node.pid, signal.SIGTERM)
+        wait_until(lambda: _told(node, "/health/ready") == "503", 30.0, "that it is not ready")
+        assert node.run("/bin/sh", "-c", docker["Healthcheck"]["Test"][1]).returncode == 1
+        assert _told(node, "/health/live") == "200"
+
+
+def _told(node: Container, path: str) -> str:
+    """Return the status that *node* answers with to a client beside it."""
+    asked = (
+        "import sys, http.client as h; c = h.HTTPConnection('127.0.0.1', 8000); c.request('GET', sys.argv[1]);"
+        "print(c.getresponse().status)"
+    )
+    return node.run("python3", "-c", asked, path).stdout.strip()
 
 
 def test_without_a_pepper_it_does_not_start(

@@ -36,7 +36,7 @@ def install(python: Path, *what: str | Path) -> None:
 
 def run(command: list[str], env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
     """Return what *command* says on stdout. Fails the test if it fails."""
-    done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}"
     return done.stdout
 
