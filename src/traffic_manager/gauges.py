@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from traffic_manager.db.pool import Counters, Database
-from traffic_manager.monitoring.metrics import Freshness, Metrics, Outcome
+from traffic_manager.monitoring.label_values import Freshness, Outcome
+from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.routing.follower import Follower
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.unknown_names import UnknownNames

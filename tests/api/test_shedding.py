@@ -11,7 +11,7 @@ from tests.api.calls import ROUTES
 from tests.api.test_lane import a_request, target_of
 from tests.api.twins import Twin, Twins, the_twins
 from traffic_manager.api.shedding import load_of
-from traffic_manager.monitoring.metrics import Load
+from traffic_manager.monitoring.label_values import Load
 from traffic_manager.monitoring.overload import MOST, STEPS
 
 EVERYTHING = len(Load)

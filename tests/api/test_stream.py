@@ -25,7 +25,7 @@ from tests.api.calls import (
 )
 from tests.api.streams import STREAM, Event, Stream, streaming
 from tests.node import Node, path_of
-from traffic_manager.monitoring.metrics import StreamEnd
+from traffic_manager.monitoring.label_values import StreamEnd
 from traffic_manager.routing.watchers import Ending
 
 

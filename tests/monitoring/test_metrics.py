@@ -8,8 +8,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from traffic_manager.monitoring import metrics as monitoring
+from traffic_manager.monitoring.label_values import Outcome
 from traffic_manager.monitoring.metric_files import clear
-from traffic_manager.monitoring.metrics import Metrics, Outcome
+from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.resolve_counts import RESOLVE_BUCKETS, RESOLVE_ENDPOINT, ResolveOutcome
 from traffic_manager.routing.model import Action
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.monitoring.exposition import values
-from traffic_manager.monitoring.metrics import Load, Metrics
+from traffic_manager.monitoring.label_values import Load
+from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.overload import MOST, STEPS, Overload
 
 IN_ORDER = [Load.LISTS, Load.WRITES, Load.MISSES, Load.RESOLVES]

@@ -17,7 +17,8 @@ from cryptography import x509
 from traffic_manager.access.client_names import GrantsByName, grants_by_name
 from traffic_manager.config.settings import TlsSettings
 from traffic_manager.errors import StartRefused
-from traffic_manager.monitoring.metrics import Metrics, Outcome
+from traffic_manager.monitoring.label_values import Outcome
+from traffic_manager.monitoring.metrics import Metrics
 
 _LOOK_EVERY_S = 2.0
 # TLS 1.2 with what 1.3 has as well: keys that are forgotten, and ciphers that notice an edit.

@@ -21,7 +21,8 @@ from uvloop.loop import SSLProtocol  # type: ignore[attr-defined] # not in its s
 from traffic_manager.access.client_names import KINDS, ClientCertificate, normal_name
 from traffic_manager.api.admission import Admission, Arrival
 from traffic_manager.api.connection import Connection
-from traffic_manager.monitoring.metrics import HandshakeFailure, Metrics
+from traffic_manager.monitoring.label_values import HandshakeFailure
+from traffic_manager.monitoring.metrics import Metrics
 
 HANDSHAKE_S = 5.0
 # A client that does not say goodbye is let go after so long.

@@ -22,7 +22,7 @@ from traffic_manager.api.rendered import Front, Rendered, rendered
 from traffic_manager.api.resolve import RESOLVE_PATH
 from traffic_manager.api.write_lane import BODY_S, PlainWrite, WriteLane
 from traffic_manager.errors import Overloaded, RateLimited, TrafficManagerError
-from traffic_manager.monitoring.metrics import Load
+from traffic_manager.monitoring.label_values import Load
 from traffic_manager.monitoring.middleware import CORRELATION_HEADER, accepted_id
 from traffic_manager.monitoring.resolve_counts import RESOLVE_ENDPOINT
 from traffic_manager.monitoring.spans import Parent

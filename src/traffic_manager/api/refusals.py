@@ -12,7 +12,8 @@ from time import monotonic
 
 import structlog
 
-from traffic_manager.monitoring.metrics import AccessRefusal, Metrics
+from traffic_manager.monitoring.label_values import AccessRefusal
+from traffic_manager.monitoring.metrics import Metrics
 
 _WINDOW_S = 60.0
 LINES_OF_ADDRESS = 5

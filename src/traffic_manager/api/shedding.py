@@ -9,7 +9,7 @@ from traffic_manager.api.access import HEALTH, METRICS
 from traffic_manager.api.problems import Headers
 from traffic_manager.api.resolve import RESOLVE_PATH
 from traffic_manager.errors import Overloaded, TrafficManagerError
-from traffic_manager.monitoring.metrics import Load
+from traffic_manager.monitoring.label_values import Load
 from traffic_manager.monitoring.overload import Overload
 
 # ASGI's own types are dictionaries of anything.

@@ -14,7 +14,8 @@ import structlog
 
 from traffic_manager.events.delivery import Topic
 from traffic_manager.events.retelling import Retelling
-from traffic_manager.monitoring.metrics import Metrics, RetellingReason
+from traffic_manager.monitoring.label_values import RetellingReason
+from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.routing.leases import Telling
 from traffic_manager.routing.ports import Head
 

@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
-from traffic_manager.monitoring.metrics import Load, Metrics
+from traffic_manager.monitoring.label_values import Load
+from traffic_manager.monitoring.metrics import Metrics
 
 # Refuse a step more while requests wait longer than the first, a step less below the second, two below the third.
 TOO_LATE_S = 0.1

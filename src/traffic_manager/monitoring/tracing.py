@@ -36,7 +36,8 @@ from opentelemetry.trace import (
 from opentelemetry.trace import Span as LibrarySpan
 
 from traffic_manager import __version__
-from traffic_manager.monitoring.metrics import Metrics, Outcome
+from traffic_manager.monitoring.label_values import Outcome
+from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.spans import Facts, Kind, Parent, Record, Span, parent_in
 
 _CLOSE_S = 3.0

@@ -18,7 +18,8 @@ import structlog
 
 from traffic_manager.access.issuers import Issuer
 from traffic_manager.access.tokens import Tokens
-from traffic_manager.monitoring.metrics import Metrics, Outcome
+from traffic_manager.monitoring.label_values import Outcome
+from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.providers.documents import Documents, FetchFailed
 
 REFRESH_S = 300.0
