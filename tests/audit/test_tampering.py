@@ -19,6 +19,7 @@ from traffic_manager.access.key_registry import DEFAULT_LIFETIME, KeyRegistry
 from traffic_manager.audit.heads import SigningKey, read
 from traffic_manager.cli import audit
 from traffic_manager.cli.head_signing import HeadSigner
+from traffic_manager.cli.server import _new_epoch
 from traffic_manager.config.loading import load_settings
 from traffic_manager.db.key_store import SqlKeyStore
 from traffic_manager.db.log_lines import log_lines
@@ -344,3 +345,24 @@ def test_head_after_an_unfinished_line_has_a_line_of_its_own(evidence: Path, tmp
     engine.close()
     kept = read(heads.read_bytes().splitlines(keepends=True), "heads.jsonl", [key.public])
     assert ([head.revision for head in kept.heads], len(kept.findings)) == ([*SIGNED, CHANGES + 1], 1)
+
+
+def test_a_restored_backup_is_no_longer_the_log_that_was_signed_and_is_signed_in_a_new_file(
+    evidence: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _copied(evidence, tmp_path / "restored")
+    forger = Forger(folder / "routes.db", seed=1)
+    forger.run("delete from changes where revision > 24")
+    monkeypatch.setenv("DB_PATH", str(folder / "routes.db"))
+    assert _new_epoch(load_settings(env_file=None)) == 0
+    assert "4 API keys are in force, those that were revoked after the backup" in capsys.readouterr().out
+    _sees_no_head_signed(SqlEngine(sqlite_settings(folder)), folder)
+    assert "revision 33 was there before, and the log ends at 24" in _findings(folder, monkeypatch, capsys)
+    (folder / "heads.jsonl").rename(folder / "lost.jsonl")
+    engine = SqlEngine(sqlite_settings(folder))
+    key = SigningKey(folder / "audit.pem", "AUDIT_KEY_FILE")
+    with HeadSigner(engine.database, key, folder / "heads.jsonl", lambda _: None) as signer:
+        assert signer.sign()
+    engine.close()
+    kept = read((folder / "heads.jsonl").read_bytes().splitlines(), "heads.jsonl", [key.public])
+    assert [(head.epoch_number, head.revision) for head in kept.heads] == [(2, 24)]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
@@ -19,7 +20,11 @@ from tests.audit.keys import KeyFiles, a_pair
 from tests.cli.test_verify import _make
 from tests.node import Node, a_key, a_route, path_of, wait_until
 from tests.servers import KafkaServer
+from traffic_manager.audit.heads import SigningKey
+from traffic_manager.config.settings import KafkaSettings
+from traffic_manager.events.head_lines import send_line
 from traffic_manager.routing.chain import covered, link
+from traffic_manager.routing.ports import Head
 
 _topics = count(1)
 
@@ -139,3 +144,32 @@ def test_kafka_holds_the_heads_when_the_file_is_gone(tmp_path: Path, kafka: Kafk
         with sqlite3.connect(node.environment["DB_PATH"]) as database:
             database.execute("delete from changes where revision = 2")
         assert "revision 2 was there before" in _audit(settings, "verify", "--kafka").stdout
+
+
+@pytest.mark.servers
+def test_what_somebody_does_to_the_topic_is_told(tmp_path: Path, kafka: KafkaServer) -> None:
+    topic = f"heads-{os.getpid()}-{next(_topics)}"
+    own, stranger = a_pair(tmp_path), a_pair(tmp_path, "stranger")
+    with Node(tmp_path).start() as node:
+        _make(node, 2)
+        settings = _settings(node, own, AUDIT_HEADS_TOPIC=topic, **kafka.env())
+        alone = {name: value for name, value in settings.items() if name != "AUDIT_HEADS_TOPIC"}
+        assert _audit(alone, "sign", "--once").returncode == 0
+        gone = _audit(settings, "verify", "--kafka")
+        assert (gone.returncode, f"the topic {topic} is not there" in gone.stderr) == (1, True), gone.stderr
+        kafka.create_topic(topic)
+        anew = _audit(settings, "verify", "--kafka")
+        assert (anew.returncode, anew.stdout) == (1, "Kafka: holds no signed head\n")
+        head = json.loads((node.folder / "heads.jsonl").read_bytes())
+        forged = SigningKey(stranger.private, "").sign(
+            Head(head["epoch"], 1, 9), bytes(32), head["signed_at"]
+        )
+        for sent in (head | {"revision": 3}, asdict(forged), head, head):
+            to = KafkaSettings.model_validate({"bootstrap_servers": kafka.bootstrap_servers})
+            send_line(to, topic, head["epoch"], json.dumps(sent).encode())
+        found = _audit(settings, "verify", "--kafka")
+    assert found.stdout.splitlines() == [
+        "Kafka, line 1: is no signed head: its signature is wrong",
+        f"Kafka, line 2: is no signed head: its key {forged.key_id!r} is not one of those given",
+    ]
+    assert "Kafka: 2 signed heads, up to revision 2" in found.stderr

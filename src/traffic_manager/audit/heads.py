@@ -137,6 +137,8 @@ def read(lines: Iterable[bytes], source: str, keys: Sequence[Ed25519PublicKey]) 
             heads.append(head)
         except ValueError as error:
             findings.append(f"{source}, line {number}: is no signed head: {error}")
+    if not heads and not findings:
+        findings.append(f"{source}: holds no signed head")
     return KeptHeads(heads, findings)
 
 

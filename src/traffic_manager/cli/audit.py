@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -127,14 +127,19 @@ def _kept(settings: Settings, files: Sequence[Path], keys: Sequence[Path], *, wi
         given = [SigningKey(audit.key_file, "AUDIT_KEY_FILE").public]
     if not given or not (sources or with_kafka):
         raise StartRefused("--heads and --public-key, or AUDIT_HEADS_FILE and AUDIT_KEY_FILE: must be given")
-    found = [read(_lines_of(file), str(file), given) for file in sources]
+    lines: dict[str, Iterable[bytes]] = {str(file): _lines_of(file) for file in sources}
     if with_kafka:
-        found.append(read(_lines_of_topic(settings), "Kafka", given))
+        lines["Kafka"] = _lines_of_topic(settings)
+    found = [read(of_source, source, given) for source, of_source in lines.items()]
     heads = [head for one in found for head in one.heads]
     if not heads:
         raise StartRefused(
             "no line is a signed head by these keys: there is nothing to check the log against"
         )
+    for source, one in zip(lines, found, strict=True):
+        # Somebody may have taken the newest ones away in one place.
+        reach = one.newest.revision if one.newest else 0
+        output.note(f"{source}: {len(one.heads):,} signed heads, up to revision {reach}")
     return KeptHeads(heads, [finding for one in found for finding in one.findings])
 
 

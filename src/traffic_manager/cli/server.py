@@ -179,15 +179,23 @@ def new_epoch() -> None:
 
 def _new_epoch(settings: Settings) -> int:
     from traffic_manager.db.feed import SqlFeed
+    from traffic_manager.db.key_store import SqlKeyStore
 
     with opened_database(settings) as database, closing(SqlFeed(database, lambda: None)) as feed:
         left = feed.pulse(0).head
         feed.leave_epoch(left.epoch)
         begun = feed.pulse(0).head
+        now = time.time_ns() // 1000
+        live = sum(key.is_live(now) for key in SqlKeyStore(database).keys()[1])
     typer.echo(
         f"Epoch {begun.epoch_number} ({begun.epoch8}) begins after revision {begun.revision}; "
         f"it was epoch {left.epoch_number} ({left.epoch8})."
     )
+    if live:
+        typer.echo(
+            f"{live:,} API keys are in force, those that were revoked after the backup among them: "
+            "see `traffic-manager keys list`."
+        )
     return 0
 
 

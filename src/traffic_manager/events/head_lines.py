@@ -31,10 +31,13 @@ def send_line(settings: KafkaSettings, topic: str, epoch: str, line: bytes) -> N
 
 
 def read_lines(settings: KafkaSettings, topic: str) -> Iterator[bytes]:
-    """Yield what was sent to *topic*; nothing if it is not there. Raises KafkaUnavailable."""
+    """Yield what was sent to *topic*. Raises KafkaUnavailable, also if it is not there or may not be read."""
     with closing(TopicReader(_to(settings, topic))) as reader:
         while (records := reader.read(_WAIT_S)) is not None:
             yield from (value for _, value in records if value)
+        if reader.is_forbidden or reader.partition < 0:
+            reason = "may not be read" if reader.is_forbidden else "is not there"
+            raise KafkaUnavailable("topic", f"the topic {topic} {reason}")
 
 
 def _to(settings: KafkaSettings, topic: str) -> KafkaSettings:
