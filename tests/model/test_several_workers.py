@@ -11,13 +11,11 @@ import os
 from pathlib import Path
 
 import pytest
-import structlog
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from tests.db.engines import sqlite_settings
 from tests.model.databases import Database, OnDisk
 from tests.model.machine import SeveralWorkers
+from tests.routing.stepped import run_stepped
 from traffic_manager.db.migrate import migrate
 from traffic_manager.routing import batch_resolver as batch_resolver_module
 from traffic_manager.routing import follower as follower_module
@@ -57,15 +55,7 @@ def run_machine(machine: type[SeveralWorkers], examples: int, monkeypatch: pytes
             for module in (follower_module, recent_module):
                 monkeypatch.setattr(module, "monotonic", lambda: self.now_s)
 
-    how = settings(
-        max_examples=examples,
-        stateful_step_count=STEPS,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.reuse, Phase.generate, Phase.shrink],
-    )
-    with structlog.testing.capture_logs():
-        run_state_machine_as_test(Machine, settings=how)
+    run_stepped(Machine, examples=examples, steps=STEPS)
 
 
 def test_no_answer_of_several_workers_is_wrong_goes_back_or_hides_its_age(

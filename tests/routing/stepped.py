@@ -9,6 +9,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import structlog
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.follower import Follower
 
@@ -108,3 +112,16 @@ class SteppedLoop:
         for work in [work for work in self._begun if work.done()]:
             self._begun.remove(work)
             work.result()
+
+
+def run_stepped(machine: type[RuleBasedStateMachine], *, examples: int, steps: int) -> None:
+    """Run *machine*; what fails is made small, and not explained, which would take as long again."""
+    how = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.reuse, Phase.generate, Phase.shrink],
+    )
+    with structlog.testing.capture_logs():
+        run_state_machine_as_test(machine, settings=how)

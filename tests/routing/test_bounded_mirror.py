@@ -13,15 +13,13 @@ from dataclasses import dataclass, field
 from itertools import product
 
 import pytest
-import structlog
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.routing.builders import OTHER_URL, URL, a_key, activate, commit, deactivate, delete, put
 from tests.routing.memory_cache import MemoryCache
 from tests.routing.memory_store import MemoryStore
-from tests.routing.stepped import Post, SlowReads, SteppedFollower, SteppedLoop
+from tests.routing.stepped import Post, SlowReads, SteppedFollower, SteppedLoop, run_stepped
 from tests.routing.test_follower import Events
 from traffic_manager.errors import BatchFailed, EpochMismatch, NotYetReached, SourceUnavailable
 from traffic_manager.routing import follower as follower_module
@@ -383,12 +381,4 @@ def test_no_answer_of_a_mirror_that_grows_and_shrinks_is_wrong_or_goes_back(
             super().__init__()
             monkeypatch.setattr(recent_module, "monotonic", lambda: self.now_s)
 
-    how = settings(
-        max_examples=200,
-        stateful_step_count=40,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.reuse, Phase.generate, Phase.shrink],
-    )
-    with structlog.testing.capture_logs():
-        run_state_machine_as_test(Machine, settings=how)
+    run_stepped(Machine, examples=200, steps=40)
