@@ -10,13 +10,13 @@ from pydantic import BaseModel
 from traffic_manager.api.problems import INTERNAL, PROBLEMS, JsonObject
 from traffic_manager.api.reason import MAX_CHARACTERS
 from traffic_manager.api.schemas import (
+    NAME_PATTERN,
     TAGS_PATTERN,
     ProblemAnswer,
     ResolveAnswer,
     ResolveBatchAnswer,
     RouteAnswer,
 )
-from traffic_manager.routing.model import NAME_PATTERN
 
 _REFUSALS = {
     400: "The request is ill-formed; `errors` names each field",

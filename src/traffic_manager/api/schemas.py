@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from traffic_manager.access.permissions import CredentialKind
-from traffic_manager.routing.model import NAME_MAX_CHARACTERS, NAME_PATTERN, Action
+from traffic_manager.routing import model
+from traffic_manager.routing.model import NAME_MAX_CHARACTERS, Action
 from traffic_manager.routing.operations import Verb
 from traffic_manager.routing.urls import URL_MAX_CHARACTERS
 
@@ -22,6 +23,8 @@ MAX_OPERATIONS = 1000
 MAX_KEYS = 1000
 MAX_GRANTS = 32
 
+# With the rule that `routing` has in words.
+NAME_PATTERN = rf"(?!.*\.\.){model.NAME_PATTERN}"
 _NAME_SCHEMA: dict[str, Any] = {  # Any: a JSON schema
     "pattern": f"^{NAME_PATTERN}$",
     "minLength": 1,
