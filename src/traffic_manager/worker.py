@@ -61,7 +61,7 @@ from traffic_manager.routing.registry import Registry
 from traffic_manager.routing.resolver import Resolver
 from traffic_manager.routing.unknown_names import UnknownNames
 from traffic_manager.routing.urls import UrlPolicy
-from traffic_manager.traces import open_tracing, recorder_of
+from traffic_manager.traces import open_tracing
 
 if TYPE_CHECKING:
     from traffic_manager.cache.redis_client import RedisClient
@@ -112,7 +112,7 @@ class Worker:
         self._reads = Bulkhead("read", settings.db.pool_max - _RESERVED_CONNECTIONS, _READ_PATIENCE_S)
         self._unknown_names = UnknownNames(settings.app.unknown_names_per_second)
         self._outbox = self._new_outbox()
-        self._store = SqlStore(self._database, recorder_of(self._tracing, "store.write", Kind.CLIENT, {}))
+        self._store = self._new_store()
         self._registry = Registry(self._store, self._committed, memory.limits.routes)
         self._overload = Overload(metrics)
         self._lines = Growth(metrics.tm_log_dropped_total.inc)
@@ -143,6 +143,10 @@ class Worker:
         if not settings.bootstrap_servers:
             return None
         return Outbox(settings, self._database, self._metrics, self._tracing)
+
+    def _new_store(self) -> SqlStore:
+        tracing = self._tracing
+        return SqlStore(self._database, tracing.recorder("store.write", Kind.CLIENT, {}) if tracing else None)
 
     def _new_server(self, parts: Parts, is_node_stopping: Callable[[], bool]) -> Server:
         admission = admission_to(parts)
@@ -335,5 +339,7 @@ def _log_failure(task: asyncio.Task[None]) -> None:
 
 
 def _log_end_of_upkeep(upkeep: asyncio.Future[list[None]]) -> None:
-    if not upkeep.cancelled() and (error := upkeep.exception()):
+    # What `gather` returns is not cancelled when it was: it has failed, with a CancelledError.
+    error = None if upkeep.cancelled() else upkeep.exception()
+    if error is not None and not isinstance(error, asyncio.CancelledError):
         log.error("upkeep_failed", exc_info=error)

@@ -17,5 +17,6 @@ def test_created_route_resolves_at_once(engine: str, request: pytest.FixtureRequ
     assert (answer.status_code, answer.json()["url"]) == (200, "https://payments.example.com/v2")
 
 
-def test_server_stops_with_exit_code_0_on_sigterm(node: Node) -> None:
+def test_server_stops_with_exit_code_0_on_sigterm_and_finds_nothing_wrong(node: Node) -> None:
     assert node.stop() == 0
+    assert [line for line in node.log().splitlines() if '"level":"error"' in line] == []
