@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from tests.access.authority import Authority
 from tests.cli.conftest import Result
 from tests.node import Node
 from tests.servers import KafkaServer, PostgresServer
+from tests.servers.ports import HOST, free_port
 from traffic_manager.db.schema import SCHEMA_VERSION
 
 CANARY = 'canary-7f3a"/&%-which-nobody-may-see-anywhere-at-all'
@@ -23,14 +27,14 @@ SECRETS = (
     *("DB_PASSWORD", "DB_MIGRATE_PASSWORD", "REDIS_PASSWORD", "KAFKA_SASL_PASSWORD", "AUTH_PEPPER"),
     "TM_API_KEY",
 )
-NOBODY = {"DB_HOST": "127.0.0.1", "DB_PORT": "1", "API_PORT": "1"}
+NOBODY = {"DB_HOST": "127.0.0.1", "DB_PORT": "1"}
 
 
 def doctor(folder: Path, *options: str, **settings: str) -> Result:
     """Run it with *settings*."""
     done = subprocess.run(
         [sys.executable, "-m", "traffic_manager.cli", "doctor", *options],
-        env={"PATH": os.environ["PATH"], "API_PORT": "1", **settings},
+        env={"PATH": os.environ["PATH"], "API_PORT": str(free_port()), **settings},
         cwd=folder,
         capture_output=True,
         text=True,
@@ -69,6 +73,46 @@ def test_what_is_away_is_told_with_the_settings_to_look_at(tmp_path: Path) -> No
     ):
         [(level, what, fix)] = findings(result, check)
         assert (level, setting in fix) == ("problem", True), what
+
+
+def test_server_that_could_not_start_is_told_why(tmp_path: Path) -> None:
+    certificate, key = Authority(tmp_path).issue(lifetime=timedelta(days=1), is_server=True)
+    (tmp_path / "file").touch()
+    with socket.socket() as other:
+        other.bind((HOST, 0))
+        port = str(other.getsockname()[1])
+        wrong = {
+            "SNAPSHOT_PATH": "file/snapshot",
+            "TLS_CERT_FILE": str(certificate),
+            "TLS_KEY_FILE": str(key),
+        }
+        result = doctor(tmp_path, "--output", "json", **NOBODY, **wrong, API_HOST=HOST, API_PORT=port)
+    [(level, what, fix)] = findings(result, "server")
+    assert (level, f"something listens on port {port}" in what, "ss -ltnp" in fix) == ("problem", True, True)
+    assert (
+        "problem",
+        "SNAPSHOT_PATH: file is a file, and has to be a folder",
+        "set SNAPSHOT_PATH",
+    ) in findings(result, "files")
+    [(level, what, _)] = findings(result, "certificate")
+    assert (level, what) == ("problem", "ends in 1 days")
+
+
+def test_address_of_another_machine_is_told(tmp_path: Path) -> None:
+    result = doctor(tmp_path, "--output", "json", API_HOST="192.0.2.1")
+    [(level, what, _)] = findings(result, "server")
+    assert (level, what.endswith("Cannot assign requested address")) == ("problem", True), what
+
+
+def test_server_is_asked_for_its_readiness_without_a_key(tmp_path: Path) -> None:
+    (tmp_path / "node").mkdir()
+    with Node(tmp_path / "node", {"AUTH_MODE": "required", "AUTH_PEPPER": "p" * 32}).start() as node:
+        result = doctor(tmp_path, "--support", "b.tar.gz", "--output", "json", API_PORT=str(node.port))
+    assert findings(result, "server") == [("good", f"the one at {node.url} is ready", "")]
+    [(level, _, fix)] = findings(result, "metrics")
+    assert (level, "--key-file" in fix) == ("not used", True)
+    with tarfile.open(tmp_path / "b.tar.gz") as bundle:
+        assert "traffic-manager-support/health.json" in bundle.getnames()
 
 
 def test_secrets_are_nowhere(tmp_path: Path) -> None:

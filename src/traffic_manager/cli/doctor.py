@@ -57,7 +57,7 @@ def doctor(
 
 def _read_settings() -> tuple[Settings | None, list[Finding]]:
     """Return the settings, None if they are no good, and what is to be said of them."""
-    from traffic_manager.cli.checkup import good, problem
+    from traffic_manager.cli.checkup import good, machine, problem
     from traffic_manager.config.loading import load_settings
     from traffic_manager.inheritance import empty_memory
 
@@ -66,11 +66,14 @@ def _read_settings() -> tuple[Settings | None, list[Finding]]:
     except StartRefused as refused:
         return None, [problem("settings", line, "docs/settings.md") for line in str(refused).splitlines()]
     try:
-        empty_memory(settings)
+        memory = empty_memory(settings)
     except StartRefused as refused:
         fix = "docs/settings.md, docs/security.md"
         return settings, [problem("settings", line, fix) for line in str(refused).splitlines()]
-    return settings, [good("settings", f"good, for {settings.app.environment}")]
+    return settings, [
+        good("settings", f"good, for {settings.app.environment}"),
+        *machine.certificate(memory.certificates),
+    ]
 
 
 def _look(settings: Settings, said: Said) -> Iterator[Finding]:
@@ -83,7 +86,7 @@ def _look(settings: Settings, said: Said) -> Iterator[Finding]:
             yield from findings
         except ModuleNotFoundError:
             continue
-    yield from server.look(said)
+    yield from server.look(settings, said)
 
 
 def _without_secrets(findings: Iterator[Finding]) -> list[Finding]:

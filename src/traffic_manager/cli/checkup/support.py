@@ -52,7 +52,7 @@ def _parts(
         yield "settings.txt", "\n".join(f"{name}={value}" for name, value in shown(settings).items())
     if said is not None and not said.trouble:
         yield "health.json", said.health
-        yield "metrics.txt", said.metrics
+        yield "metrics.txt", said.metrics or said.metrics_trouble
 
 
 def _machine() -> str:
