@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,7 +17,7 @@ from threading import Event
 
 import pytest
 
-from tests.cli.conftest import CommandLine
+from tests.cli.conftest import COMMAND, TIMEOUT_S, CommandLine
 from tests.node import Node, a_key, a_route, resolve, wait_until
 from traffic_manager.cli.figures import Sample, figures, sample_of
 
@@ -89,3 +97,39 @@ def test_once_prints_the_figures_of_a_node_under_load(tm: CommandLine, node: Nod
 def test_node_that_is_away_is_told_with_what_to_do(tm: CommandLine) -> None:
     result = tm("top", "--node", "http://127.0.0.1:1", "--once")
     assert (result.code, "cannot reach http://127.0.0.1:1" in result.err) == (5, True)
+
+
+@contextmanager
+def on_a_terminal(rows: int, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run the command on a terminal of 80 columns; yield it, and where what it shows can be read."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 80, 0, 0))
+    environment = {"PATH": os.environ["PATH"], "TERM": "xterm"}
+    with subprocess.Popen([*COMMAND, *words], stdin=its, stdout=its, stderr=its, env=environment) as running:
+        os.close(its)
+        try:
+            yield running, ours
+        finally:
+            running.kill()
+            os.close(ours)
+
+
+def shown_until(text: bytes, terminal: int) -> bytes:
+    """Return what is shown up to *text*."""
+    seen = b""
+    while text not in seen:
+        assert select.select([terminal], [], [], TIMEOUT_S)[0], seen
+        seen += os.read(terminal, 65_536)
+    return seen
+
+
+def test_one_node_that_is_away_does_not_hide_the_others(node: Node) -> None:
+    with on_a_terminal(24, "top", "--node", "http://127.0.0.1:1", "--node", node.url) as (top, terminal):
+        assert b"no answer from" in shown_until(b"ready", terminal)
+        top.send_signal(signal.SIGINT)
+        assert top.wait(TIMEOUT_S) == 130
+
+
+def test_workers_that_do_not_fit_are_counted(node: Node) -> None:
+    with on_a_terminal(21, "top", "--node", node.url) as (_, terminal):
+        shown_until(b"workers that do not fit: 1", terminal)

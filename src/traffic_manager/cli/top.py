@@ -16,6 +16,7 @@ from traffic_manager.cli.exits import FAILED, told
 from traffic_manager.cli.output import Format
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from traffic_manager.cli.figures import Figures, Sample
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 _LOOKS = 40
 # Which worker takes a connection is the kernel's choice, and often the same one twice.
 _CONNECTIONS_PER_WORKER = 20
+_WORKER_COLUMNS = ("node", "worker#", "revision#", "behind#", "routes#")
+# Beside the figures and the workers: the time, an empty line, the heading of the workers.
+_OTHER_LINES = 4
 
 
 def register(app: typer.Typer) -> None:
@@ -74,6 +78,11 @@ class _Node:
         self.state = "-"
         self.resolves: deque[float] = deque(maxlen=_LOOKS)
 
+    @property
+    def is_seen(self) -> bool:
+        """True if the last look saw it."""
+        return self._before is not None
+
     def look(self) -> None:
         """Take in how it is now; the figures are of the time since the look before. Raises ClientError, or
         ValueError."""
@@ -98,7 +107,7 @@ class _Node:
         try:
             self.look()
         except (ClientError, ValueError) as error:
-            self.state, self.figures, self.workers = str(error), None, ()
+            self.state, self.figures, self.workers, self._before = str(error), None, (), None
             self._workers.clear()
 
     def _ask_workers(self) -> Sequence[MirrorState]:
@@ -138,7 +147,7 @@ def _once(nodes: Sequence[_Node], every_s: float, form: Format) -> None:
         output.document({"nodes": [_document(node) for node in nodes]})
         return
     output.table(("", *(node.url for node in nodes)), _rows(nodes))
-    output.table(("node", "worker#", "revision#", "behind#", "routes#"), _worker_rows(nodes))
+    output.table(_WORKER_COLUMNS, _worker_rows(nodes))
 
 
 def _first_look(node: _Node) -> None:
@@ -153,29 +162,41 @@ def _first_look(node: _Node) -> None:
 def _for_ever(nodes: Sequence[_Node], every_s: float) -> None:
     from rich.live import Live
 
-    with told():
-        for node in nodes:
-            _first_look(node)
+    _first_looks(nodes)
     if not sys.stdout.isatty():
         raise typer.BadParameter("--once: is for pipes and files; without it this needs a terminal")
-    with Live(_view(nodes), screen=True, auto_refresh=False) as live:
+    with Live(screen=True, auto_refresh=False) as live:
+        live.update(_view(nodes, live.console), refresh=True)
         while True:
             time.sleep(every_s)
             for node in nodes:
                 node.look_again()
-            live.update(_view(nodes), refresh=True)
+            live.update(_view(nodes, live.console), refresh=True)
 
 
-def _view(nodes: Sequence[_Node]) -> Table:
+def _first_looks(nodes: Sequence[_Node]) -> None:
+    """Have a first look at all. If none is seen, most likely it was called wrongly, and ends as any command does."""
+    for node in nodes:
+        node.look_again()
+    if all(not node.is_seen for node in nodes):
+        with told():
+            _first_look(nodes[0])
+
+
+def _view(nodes: Sequence[_Node], console: Console) -> Table:
+    """Return what fits the terminal: of the workers those that are furthest behind."""
     from rich.table import Table
 
+    figures = output.as_table(("", *(node.url for node in nodes)), _rows(nodes))
+    workers = sorted(_worker_rows(nodes), key=lambda row: -int(row[3].replace(",", "")))
+    room = max(0, console.height - len(console.render_lines(figures)) - _OTHER_LINES)
+    left_out = len(workers) - room
+    more = f"   workers that do not fit: {left_out}" if left_out > 0 else ""
     shown = Table.grid()
-    shown.add_row(output.as_table(("", *(node.url for node in nodes)), _rows(nodes)))
+    shown.add_row(f"{time.strftime('%H:%M:%S')}   Ctrl-C ends{more}")
+    shown.add_row(figures)
     shown.add_row("")
-    shown.add_row(
-        output.as_table(("node", "worker#", "revision#", "behind#", "routes#"), _worker_rows(nodes))
-    )
-    shown.add_row(f"{time.strftime('%H:%M:%S')}   Ctrl-C ends")
+    shown.add_row(output.as_table(_WORKER_COLUMNS, workers[:room]))
     return shown
 
 
