@@ -52,15 +52,17 @@ def same(text: str) -> str:
     return "\n".join(lines)
 
 
-def carried_out(found: list[Block], folder: Path, settings: Mapping[str, str]) -> list[str]:
+def carried_out(
+    found: list[Block], folder: Path, settings: Mapping[str, str], timeout_s: float = 100.0
+) -> list[str]:
     """Return what each block prints, one after the other in one shell in *folder*; fails if one command does."""
     script = "".join(
         f"{block.commands}\necho; echo '{_END.format(number)}'\n" for number, block in enumerate(found)
     )
-    return re.split(r"\n--- end of block \d+ ---\n", printed_by(script, folder, settings))[:-1]
+    return re.split(r"\n--- end of block \d+ ---\n", printed_by(script, folder, settings, timeout_s))[:-1]
 
 
-def printed_by(script: str, folder: Path, settings: Mapping[str, str]) -> str:
+def printed_by(script: str, folder: Path, settings: Mapping[str, str], timeout_s: float = 100.0) -> str:
     """Return what *script* prints in *folder*, from which nothing is left running; fails if one command does."""
     environment = {
         "HOME": str(folder),
@@ -78,7 +80,7 @@ def printed_by(script: str, folder: Path, settings: Mapping[str, str]) -> str:
         start_new_session=True,
     )
     try:
-        told, _ = running.communicate(timeout=100)
+        told, _ = running.communicate(timeout=timeout_s)
     finally:
         _end_session(running.pid)
     assert running.returncode == 0, told + "".join(log.read_text() for log in sorted(folder.glob("*.log")))

