@@ -17,7 +17,8 @@ from traffic_manager.routing.operations import Verb
 from traffic_manager.routing.urls import URL_MAX_CHARACTERS
 
 # All that a pattern can say of one: neither user name nor fragment, no character outside RFC 3986.
-_URL_PATTERN = r"^[a-z][a-z0-9+.-]*://[A-Za-z0-9._~!$&'()*+,;=:/?%\[\]-]+$"
+_URL_CHARACTERS = r"A-Za-z0-9._~!$&'()*+,;=:%\[\]-"
+_URL_PATTERN = rf"^[a-z][a-z0-9+.-]*://[{_URL_CHARACTERS}]+([/?][@/?{_URL_CHARACTERS}]*)?$"
 TAGS_PATTERN = r'\*|(W/)?"[!#-+.-~]*"(, (W/)?"[!#-+.-~]*")*'
 MAX_OPERATIONS = 1000
 MAX_KEYS = 1000
