@@ -179,6 +179,7 @@ TOOLS: Mapping[str, Tool] = {
         FromDebian("systemd-sysusers", "systemd"),
         FromDebian("strace", "strace"),
         FromMaven("kafka-tools.jar", "org.apache.kafka:kafka-tools:4.1.1"),
+        FromDebian("sqlite3", "sqlite3"),
         # Reads compose files as the `docker compose` of today does.
         FromGo("cmd", "github.com/compose-spec/compose-go/v2/cmd@v2.16.2"),
     )
