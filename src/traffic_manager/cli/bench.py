@@ -118,7 +118,7 @@ def _measure(load: Load, processes: int, form: Format) -> int:
     try:
         ledger, was_interrupted = measured(load, processes, output.note)
     except CannotBegin as error:
-        what = f"cannot open {load.connections} connections and {load.watchers} watchers: {error}"
+        what = f"{load.connections} connections and {load.watchers} watchers cannot be had: {error}"
         hint = "see that the server takes so many, and this machine's limit of open files (`ulimit -n`)"
         raise tell(Failure(UNREACHABLE, what, hint)) from None
     report = Report(load, processes, ledger)

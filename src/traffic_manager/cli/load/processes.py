@@ -18,18 +18,26 @@ _END_S = 5.0
 
 
 class CannotBegin(Exception):
-    """The connections could not be opened."""
+    """There is nothing to measure: the connections could not be opened, or a process is gone."""
 
 
 def measured(load: Load, processes: int, say: Callable[[str], None]) -> tuple[Ledger, bool]:
     """Do *load* with so many processes; return what came of it, and whether it was broken off by Ctrl-C. Raises
     CannotBegin."""
-    with _started([load.part(number, processes) for number in range(processes)]) as pipes:
+    with _started([load.part(number, processes) for number in range(processes)]) as pipes, _deaths_told():
         is_whole = False
         with suppress(KeyboardInterrupt):
             _carry_out(load, pipes, say)
             is_whole = True
         return Ledger.of([_last_word(pipe, stop=not is_whole) for pipe in pipes]), not is_whole
+
+
+@contextmanager
+def _deaths_told() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise CannotBegin("a process of the generator was killed") from None
 
 
 def _carry_out(load: Load, pipes: Sequence[Pipe], say: Callable[[str], None]) -> None:
