@@ -23,6 +23,7 @@ from traffic_manager.api.context import Parts
 from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.pages import PageTokens
 from traffic_manager.api.server import Server, admission_to
+from traffic_manager.api.turns import Turns
 from traffic_manager.callers import Callers
 from traffic_manager.checks import check_cache, check_database, check_mirror
 from traffic_manager.config.settings import RedisSettings, Settings
@@ -187,6 +188,7 @@ class Worker:
             page_tokens=PageTokens(settings.pepper),
             beat=self._beat,
             overload=self._overload,
+            turns=Turns(self._metrics, self._overload),
             access_log=AccessLog(settings.api.access_log_share),
             tracing=self._tracing,
         )

@@ -58,7 +58,7 @@ class Twins:
     def __init__(self, gate: Gate, *limits: Limit) -> None:
         self.lane = Twin(_parts(gate, *limits), in_lanes)
         self.documented = Twin(
-            _parts(gate, *limits), lambda parts: partial(Connection, parts.metrics, parts.overload)
+            _parts(gate, *limits), lambda parts: partial(Connection, parts.metrics, parts.turns)
         )
         self.all = (self.lane, self.documented)
 
@@ -416,6 +416,18 @@ def test_a_change_whose_caller_goes_away_is_made_and_counted_alike(twins: Twins)
     assert [len(store_of(twin).log()) for twin in twins.all] == [1, 1]
     wait_until(lambda: _counts(twins.lane) == _counts(twins.documented), what="the same counts")
     assert twins.lane.exchange(PLAIN[-1]).startswith(b"HTTP/1.1 200 ")
+
+
+def test_changes_that_wait_too_long_for_their_turn_are_refused_alike_and_not_made(twins: Twins) -> None:
+    paths = [path_of(a_key(f"service-{number}")) for number in range(12)]
+    changes = [a_request("PUT", path, f'{{"url": "{URL}"}}') for path in paths]
+    seen = []
+    for twin in twins.all:
+        with twin.one_at_a_time() as server:
+            answers = server.answers_together(changes)
+        seen.append([answer.split()[1] for answer in answers])
+        assert store_of(twin).head.revision == seen[-1].count(b"201")
+    assert seen[0] == seen[1] == [b"201"] * 9 + [b"503"] * 3
 
 
 def test_nothing_that_is_asked_behind_a_change_is_answered_before_it(twins: Twins) -> None:

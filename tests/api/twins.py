@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import fields, replace
 from functools import partial
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 from typing import Any, cast
 
 from fastapi import FastAPI
@@ -29,6 +29,7 @@ from traffic_manager.api.lane import LaneConnection
 from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.server import Server, bind
 from traffic_manager.api.telling_lane import lane_of
+from traffic_manager.api.turns import AT_ONCE, PATIENCE_S, Turns
 from traffic_manager.api.write_lane import WriteLane
 from traffic_manager.config.loading import load_settings
 from traffic_manager.monitoring.access_log import AccessLog
@@ -67,12 +68,31 @@ class FakeFollower:
         told()
 
 
+class TimedTurns(Turns):
+    """Turns for whom a round takes as long as a test says, whatever the machine is busy with."""
+
+    def __init__(self, metrics: Metrics, overload: Overload) -> None:
+        self._now = 0.0
+        super().__init__(metrics, overload, lambda: self._now)
+        self.pace()
+
+    def pace(self, round_s: float = 0.0, at_once: int = AT_ONCE) -> None:
+        """Let so many begin in a round, which takes *round_s*: without it nobody waits too long."""
+        self._round_s, self._at_once = round_s, at_once
+
+    def _next_round(self) -> None:
+        self._now += self._round_s
+        super()._next_round()
+
+
 class Twin:
     """One of the two servers. *protocol_of* makes its protocol."""
 
     def __init__(self, parts: Parts, protocol_of: Callable[[Parts], Callable[..., Connection]]) -> None:
         metrics = Metrics()
-        self.parts = replace(parts, metrics=metrics, overload=Overload(metrics))
+        overload = Overload(metrics)
+        self.turns = TimedTurns(metrics, overload)
+        self.parts = replace(parts, metrics=metrics, overload=overload, turns=self.turns)
         self.connections: list[Connection] = []
         self.certificate: ClientCertificate | None = None  # that clients show, as if over TLS
         self._reading = Condition()
@@ -125,6 +145,34 @@ class Twin:
             has_read = self._reading.wait_for(lambda: self._read_bytes.get(name, 0) >= wanted, TIMEOUT_S)
         assert has_read, "the server does not read"
 
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[Twin]:
+        """Begin one request in each round, which takes a fifth of what anybody waits, while the block runs."""
+        self.turns.pace(round_s=PATIENCE_S / 5, at_once=1)
+        try:
+            yield self
+        finally:
+            self.turns.pace()
+
+    def answers_together(self, requests: Sequence[bytes]) -> list[bytes]:
+        """Return the answers to *requests* that come at the same time, each on a connection of its own, in this
+        order."""
+        before = len(self.connections)
+        clients = [self.connect() for _ in requests]
+        wait_until(lambda: len(self.connections) == before + len(clients), what="all connections")
+        is_held, goes_on = Event(), Event()
+
+        def hold() -> None:
+            is_held.set()
+            goes_on.wait(TIMEOUT_S)
+
+        self.connections[-1].loop.call_soon_threadsafe(hold)
+        is_held.wait(TIMEOUT_S)
+        for client, request in zip(clients, requests, strict=True):
+            client.sendall(request)
+        goes_on.set()
+        return [_answer_on(client) for client in clients]
+
     def start(self) -> None:
         """Serve."""
         self._thread.start()
@@ -157,7 +205,7 @@ class Twins:
         }
         parts = Parts(**{**dict.fromkeys((part.name for part in fields(Parts)), nothing), **needed})
         self.lane = Twin(parts, in_lanes)
-        self.documented = Twin(parts, lambda parts: partial(Connection, parts.metrics, parts.overload))
+        self.documented = Twin(parts, lambda parts: partial(Connection, parts.metrics, parts.turns))
 
     def serve(
         self, entries: dict[str, Entry], head: Head = HEAD, *, is_fork: bool = False, beyond: int = 0
@@ -175,6 +223,11 @@ class Twins:
         self.lane.certificate = self.documented.certificate = certificate
 
 
+def _answer_on(client: socket.socket) -> bytes:
+    with client:
+        return client.recv(65536)
+
+
 def a_limiter(*limits: Limit) -> Limiter:
     """Return what lets everything through but for these *limits*."""
     kept = Limits({subject: Limit(subject, "") for subject in Subject})
@@ -185,7 +238,7 @@ def a_limiter(*limits: Limit) -> Limiter:
 
 def in_lanes(parts: Parts) -> partial[LaneConnection]:
     """Return what makes connections with both lanes."""
-    return partial(LaneConnection, lane_of(parts), WriteLane(parts), parts.metrics, parts.overload)
+    return partial(LaneConnection, lane_of(parts), WriteLane(parts), parts.metrics, parts.turns)
 
 
 def all_of(connection: socket.socket) -> bytes:

@@ -15,10 +15,10 @@ from uvicorn.protocols.utils import get_remote_addr
 from traffic_manager.api.access import HEALTH
 from traffic_manager.api.connection import Connection
 from traffic_manager.api.origin import TrustedProxies, place_of
+from traffic_manager.api.turns import Turns
 from traffic_manager.config.settings import Settings
 from traffic_manager.errors import RequestRefused, TooManyConnections, TooManyOfAddress
 from traffic_manager.monitoring.metrics import Metrics
-from traffic_manager.monitoring.overload import Overload
 
 # Open files of a worker beside its clients' and the pool's: metrics, logs, Redis, Kafka, the follower, and clients
 # who are being told that there is no room.
@@ -51,14 +51,14 @@ class Admission:
         self,
         protocol: Callable[..., Connection],
         metrics: Metrics,
-        overload: Overload,
+        turns: Turns,
         proxies: TrustedProxies,
         most: int,
         most_of_address: int,
     ) -> None:
         self._protocol = protocol
         self._metrics = metrics
-        self._overload = overload
+        self._turns = turns
         self._proxies = proxies
         self._most = most
         self._most_of_address = most_of_address
@@ -90,7 +90,7 @@ class Admission:
             made = self._protocol(*arguments, **more)
         else:
             is_cut = surplus >= _SURPLUS
-            made = SurplusConnection(refusal, is_cut, self._metrics, self._overload, *arguments, **more)
+            made = SurplusConnection(refusal, is_cut, self._metrics, self._turns, *arguments, **more)
         if address is not None:
             self._of_address[address] += 1
             made.on_lost = partial(self._left, address)

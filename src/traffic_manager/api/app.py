@@ -119,7 +119,7 @@ def _add_middleware(api: FastAPI, parts: Parts) -> None:
         check=partial(_check_charges, api),
     )
     api.add_middleware(HeadAsGet)
-    api.add_middleware(Shedding, overload=parts.overload, refuse=_refuse)
+    api.add_middleware(Shedding, refuse=_refuse)
     api.add_middleware(
         RequestMonitoring,
         metrics=parts.metrics,

@@ -14,6 +14,7 @@ import termios
 from asyncio import Event, TimerHandle, Transport
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import httptools
@@ -26,10 +27,11 @@ from traffic_manager.api.access import CERTIFICATE
 from traffic_manager.api.flow import Flow, Queue
 from traffic_manager.api.problems import Headers, instance_of, render
 from traffic_manager.api.shedding import load_of
+from traffic_manager.api.turns import Turns
 from traffic_manager.errors import Overloaded, RequestRefused
+from traffic_manager.monitoring.label_values import Load
 from traffic_manager.monitoring.metrics import UNMATCHED, Metrics
-from traffic_manager.monitoring.middleware import CORRELATION_HEADER, correlation_id
-from traffic_manager.monitoring.overload import Overload
+from traffic_manager.monitoring.middleware import CORRELATION_HEADER, SHED, correlation_id
 
 KEEP_ALIVE_S = 30.0
 HEAD_S = 5.0
@@ -84,10 +86,10 @@ class Connection(HttpToolsProtocol):
         "_is_over",
         "_metrics",
         "_on_gone",
-        "_overload",
         "_refusal",
         "_running",
         "_slow_timer",
+        "_turns",
         "_unsent_bytes",
         "certificate",
         "is_between",
@@ -97,12 +99,12 @@ class Connection(HttpToolsProtocol):
     def __init__(
         self,
         metrics: Metrics,
-        overload: Overload,
+        turns: Turns,
         *arguments: Any,
         **more: Any,  # Any: uvicorn's own
     ) -> None:
         super().__init__(*arguments, **more)
-        self._overload = overload
+        self._turns = turns
         self.pipeline = Queue()  # type: ignore[assignment] # has all that is asked of a deque here
         self._metrics = metrics
         self.certificate: ClientCertificate | None = None  # that the client has shown
@@ -214,7 +216,7 @@ class Connection(HttpToolsProtocol):
             raise _HEAD_TOO_LARGE
         if self._hosts() != 1 and self.parser.get_http_version() == "1.1":
             raise _HOSTS  # else a proxy before us may take the request for another's
-        if self.take() or (self._overload.level and self._shed()) or self.keep():
+        if self.take() or (self._turns.may_refuse and self._shed()) or self.keep():
             return
         self.hand_over()
 
@@ -240,7 +242,7 @@ class Connection(HttpToolsProtocol):
             return False
         path = self.url.partition(b"?")[0].decode("latin-1")
         load = load_of(method, path)
-        if load is None or CLOSE in self.server_state.default_headers or not self._overload.refuses(load):
+        if load is None or CLOSE in self.server_state.default_headers or not self._turns.refuses(load):
             return False
         self.transport.write(self._rendered(Overloaded(), is_counted=True))
         self.answered()
@@ -310,7 +312,21 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        load = load_of(cycle.scope["method"], cycle.scope["path"])
+        start = partial(super()._start_asgi_task, cycle, app)
+        if load is None:
+            start()
+        elif self._turns.may_refuse and self._turns.refuses(load):
+            _refuse_in(cycle, start)
+        else:
+            self.await_turn(load, cycle, start, partial(_refuse_in, cycle, start))
+
+    def await_turn(
+        self, load: Load, cycle: RequestResponseCycle, begin: Callable[[], None], refuse: Callable[[], None]
+    ) -> None:
+        """Call *begin* when it is the turn of *cycle*, or *refuse* if that takes too long; neither if its client has
+        gone by then."""
+        self._turns.take(load, partial(_for_client_of, cycle, begin), partial(_for_client_of, cycle, refuse))
 
     # Parsing.
 
@@ -492,6 +508,17 @@ class Connection(HttpToolsProtocol):
         if self._slow_timer is not None:
             self._slow_timer.cancel()
             self._slow_timer = None
+
+
+def _refuse_in(cycle: RequestResponseCycle, start: Callable[[], None]) -> None:
+    """Have the application refuse what it would have answered."""
+    cycle.scope["state"][SHED] = True
+    start()
+
+
+def _for_client_of(cycle: RequestResponseCycle, act: Callable[[], None]) -> None:
+    if not cycle.disconnected:
+        act()
 
 
 def as_bytes(status: int, headers: Headers, body: bytes) -> bytes:

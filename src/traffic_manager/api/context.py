@@ -22,6 +22,7 @@ from traffic_manager.api.pages import PageTokens
 from traffic_manager.api.problems import Headers
 from traffic_manager.api.reason import reason_in
 from traffic_manager.api.requests import WHOLE_NUMBER
+from traffic_manager.api.turns import Turns
 from traffic_manager.config.settings import Settings
 from traffic_manager.errors import FieldProblem, InvalidInput
 from traffic_manager.monitoring.access_log import AccessLog
@@ -72,6 +73,7 @@ class Parts:
     # Tells the parent, if there is one, that this worker runs.
     beat: Callable[[], None] | None
     overload: Overload
+    turns: Turns
     access_log: AccessLog
     tracing: Tracing | None
     # Whose snapshot reads the next portion of the mirror.

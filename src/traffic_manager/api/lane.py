@@ -22,7 +22,6 @@ from traffic_manager.api.rendered import Front, Rendered, rendered
 from traffic_manager.api.resolve import RESOLVE_PATH
 from traffic_manager.api.write_lane import BODY_S, PlainWrite, WriteLane
 from traffic_manager.errors import Overloaded, RateLimited, TrafficManagerError
-from traffic_manager.monitoring.label_values import Load
 from traffic_manager.monitoring.middleware import CORRELATION_HEADER, accepted_id
 from traffic_manager.monitoring.resolve_counts import RESOLVE_ENDPOINT
 from traffic_manager.monitoring.spans import Parent
@@ -132,7 +131,7 @@ class Lane:
     ) -> bytes | None:
         """Return the whole answer to whom *mark* stands for, beginning with the *general* headers; None if the mirror
         cannot tell."""
-        if self._overload.refuses_resolves and self._overload.refuses(Load.RESOLVES):
+        if self._overload.stands and self._overload.refuses_resolve():
             return self._refusal(Overloaded(), manner, correlation_id, general)
         began = perf_counter()
         key, mirror = asked.key, self._mirror

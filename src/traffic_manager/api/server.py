@@ -137,10 +137,10 @@ class Server(uvicorn.Server):
 
 def admission_to(parts: Parts) -> Admission:
     """Return what makes the protocol of a new connection."""
-    protocol = partial(LaneConnection, lane_of(parts), WriteLane(parts), parts.metrics, parts.overload)
+    protocol = partial(LaneConnection, lane_of(parts), WriteLane(parts), parts.metrics, parts.turns)
     most = most_connections(parts.settings)
     most_here = most_of_address(parts.settings, most)
-    return Admission(protocol, parts.metrics, parts.overload, parts.proxies, most, most_here)
+    return Admission(protocol, parts.metrics, parts.turns, parts.proxies, most, most_here)
 
 
 def bind(host: str, port: int) -> socket.socket:

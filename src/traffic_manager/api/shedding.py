@@ -1,4 +1,4 @@
-"""Refuses requests under overload before anything is done for them; see `monitoring/overload.py` for when."""
+"""Refuses requests under overload before anything is done for them; see `turns.py` for when."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from traffic_manager.api.problems import Headers
 from traffic_manager.api.resolve import RESOLVE_PATH
 from traffic_manager.errors import Overloaded, TrafficManagerError
 from traffic_manager.monitoring.label_values import Load
-from traffic_manager.monitoring.overload import Overload
+from traffic_manager.monitoring.middleware import SHED
 
 # ASGI's own types are dictionaries of anything.
 Scope = Any
@@ -35,22 +35,18 @@ def load_of(method: str, path: str) -> Load | None:
 
 
 class Shedding:
-    """An ASGI app before *app*: answers what *overload* refuses with what *refuse* renders."""
+    """An ASGI app before *app*: answers what is marked SHED with what *refuse* renders."""
 
-    def __init__(self, app: App, overload: Overload, refuse: Refuse) -> None:
+    def __init__(self, app: App, refuse: Refuse) -> None:
         self._app = app
-        self._overload = overload
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it before anything is known of it but method and path."""
-        if scope["type"] == "http" and self._overload.level:
-            load = load_of(scope["method"], scope["path"])
-            if load is not None and self._overload.refuses(load):
-                scope["state"]["is_shed"] = True
-                status, headers, body = self._refuse(scope, Overloaded())
-                headers = [*headers, (b"content-length", b"%d" % len(body))]
-                await send({"type": "http.response.start", "status": status, "headers": headers})
-                await send({"type": "http.response.body", "body": body})
-                return
+        if scope["type"] == "http" and scope["state"].get(SHED):
+            status, headers, body = self._refuse(scope, Overloaded())
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return
         await self._app(scope, receive, send)

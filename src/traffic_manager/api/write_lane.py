@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from asyncio import Event
 from collections.abc import Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -23,7 +24,8 @@ from traffic_manager.api.connection import CLOSE, Connection, as_bytes
 from traffic_manager.api.context import Parts, author_of
 from traffic_manager.api.problems import Headers, instance_of, render, render_internal
 from traffic_manager.api.writes import Rendered, operation_of, rendered
-from traffic_manager.errors import RateLimited, TrafficManagerError
+from traffic_manager.errors import Overloaded, RateLimited, TrafficManagerError
+from traffic_manager.monitoring.label_values import Load
 from traffic_manager.monitoring.middleware import CORRELATION_HEADER, correlation_id
 from traffic_manager.monitoring.spans import Span
 from traffic_manager.routing.operations import Author, Operation, Verb
@@ -148,9 +150,16 @@ class PlainWrite(RequestResponseCycle):
         if operation is None:
             return False
         self._connection.stand_in(self)
+        submit = partial(self._submit, operation)
+        self._connection.await_turn(Load.WRITES, self, submit, self._refuse_late)
+        return True
+
+    def _submit(self, operation: Operation) -> None:
         self._asked = perf_counter()
         self._parts.registry.submit(operation, self._author, self._on_committed)
-        return True
+
+    def _refuse_late(self) -> None:
+        self._send(self._refusal(Overloaded()), is_shed=True)
 
     def _as_operation(self) -> Operation | None:
         document = _flat_object(bytes(self.body))
@@ -199,9 +208,9 @@ class PlainWrite(RequestResponseCycle):
             status, headers, body = render_internal(instance, self._correlation_id)
         return status, [*headers, (b"content-length", b"%d" % len(body))], body
 
-    def _send(self, answer: Rendered) -> None:
+    def _send(self, answer: Rendered, *, is_shed: bool = False) -> None:
         """Count, answer, and let the connection go on."""
-        self._record(answer[0])
+        self._record(answer[0], is_shed=is_shed)
         if self.disconnected:
             return
         self.response_complete = True
@@ -220,12 +229,12 @@ class PlainWrite(RequestResponseCycle):
             headers.append(CLOSE)
         return as_bytes(status, headers, body)
 
-    def _record(self, status: int) -> None:
+    def _record(self, status: int, *, is_shed: bool) -> None:
         call, seconds = self._call, perf_counter() - self._began
         self._parts.metrics.observe_request(call.method, call.path_format, status, seconds)
         path = self._path.decode()
         facts = call.method, path, call.path_format, status, seconds
-        self._parts.access_log.answered(*facts, ids=self._told_as())
+        self._parts.access_log.answered(*facts, is_shed=is_shed, ids=self._told_as())
         if self._span is not None:
             self._span.answered(call.method, call.path_format, path, status, self._correlation_id)
 

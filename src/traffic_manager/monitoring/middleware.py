@@ -36,6 +36,8 @@ OnError = Callable[[Scope, Receive, Send, str], Awaitable[None]]
 CORRELATION_HEADER = b"x-correlation-id"
 # As nginx counts it: the client went away before there was an answer.
 CLIENT_CLOSED_REQUEST = 499
+# Of the state of a request that is refused because too much is going on.
+SHED = "is_shed"
 _is_acceptable = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch
 
 log = structlog.get_logger(__name__)
@@ -128,7 +130,7 @@ class RequestMonitoring:
     def _record(self, scope: Scope, answer: _Answer, seconds: float, span: Span | None) -> None:
         endpoint, status = route_template(scope), answer.status or 500
         self._metrics.observe_request(scope["method"], endpoint, status, seconds)
-        is_shed = scope["state"].get("is_shed", False)
+        is_shed = scope["state"].get(SHED, False)
         method, path = _method(scope), scope["path"]
         self._access_log.answered(method, path, endpoint, status, seconds, is_shed=is_shed)
         if span is not None:

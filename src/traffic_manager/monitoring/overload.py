@@ -1,7 +1,8 @@
-"""What is refused when requests wait too long for their turn on the event loop: the dearest first, probes never.
+"""How long everything waits for its turn on the event loop, and whether that is overload.
 
-Bounded by waiting time, not by the length of a queue. The wait is measured by how late a timer comes, as every
-request does. A moment's delay is no overload: only one that stands for half a second is, as in CoDel.
+Measured by how late a timer comes, as every request does. A moment's delay is no overload: only one that stands for
+half a second is, as in CoDel. Then even resolves that memory can answer are refused, a part of them, and all else:
+`api/turns.py` sees to it that the others alone never get that far.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from time import monotonic
 from traffic_manager.monitoring.label_values import Load
 from traffic_manager.monitoring.metrics import Metrics
 
-# Refuse a step more while requests wait longer than the first, a step less below the second, two below the third.
 TOO_LATE_S = 0.1
 _EASY_S = 0.05
 _IDLE_S = 0.01
@@ -22,22 +22,17 @@ _CALM_TICK_S = 0.25  # ten looks cost an idle worker as much as it may need for 
 _WINDOW_S = 0.5
 # Fewer looks are a pause, such as that of a start: what stands is seen again and again.
 _LEAST_LOOKS = 4
-# So many steps refuse all of a kind, each a part of it: to refuse all or nothing would swing between the two.
-STEPS = 4
-
-_ORDER = tuple(Load)
-# Of the last kind, resolves that memory can answer, only the first step: a refusal costs half of an answer.
-MOST = STEPS * (len(_ORDER) - 1) + 1
+# Of resolves that memory can answer, one in so many: a refusal costs half of an answer.
+ONE_IN = 4
 
 
 class Overload:
-    """How much one worker has to refuse. Belongs to its event loop. *clock*: monotonic seconds."""
+    """How late one worker is. Belongs to its event loop. *clock*: monotonic seconds."""
 
     def __init__(self, metrics: Metrics, clock: Callable[[], float] = monotonic) -> None:
-        self._counts = [metrics.tm_shed_total.labels(load) for load in _ORDER]
+        self._count = metrics.tm_shed_total.labels(Load.RESOLVES).inc
         self._clock = clock
-        self.level = 0  # so many steps, kind by kind in their order
-        self.refuses_resolves = False  # the last of them, for the lane
+        self.stands = False
         self.standing_s = 0.0  # what every request of the last half second has waited
         self._least_s = float("inf")
         self._looks = 0
@@ -52,7 +47,7 @@ class Overload:
             await asyncio.sleep(tick_s)
             late_s = self._clock() - due
             self.saw(late_s)
-            tick_s = _CALM_TICK_S if late_s < _IDLE_S and self.level == 0 else _TICK_S
+            tick_s = _CALM_TICK_S if late_s < _IDLE_S and not self.stands else _TICK_S
 
     def saw(self, late_s: float) -> None:
         """Take note that a timer was so late."""
@@ -62,27 +57,13 @@ class Overload:
         if now - self._began < _WINDOW_S or self._looks < _LEAST_LOOKS:
             return
         self.standing_s = max(0.0, self._least_s)
-        self.level = max(0, min(MOST, self.level + _steps(self.standing_s)))
-        self.refuses_resolves = self.level == MOST
+        self.stands = self.standing_s > (_EASY_S if self.stands else TOO_LATE_S)
         self._least_s, self._looks, self._began = float("inf"), 0, now
 
-    def refuses(self, load: Load) -> bool:
-        """Return whether to refuse a request of this kind, and count it then."""
-        position = _ORDER.index(load)
-        steps = self.level - STEPS * position
-        if steps <= 0:
+    def refuses_resolve(self) -> bool:
+        """Return whether to refuse a resolve that memory can answer, and count it then. Asked while it stands."""
+        self._turn = (self._turn + 1) % ONE_IN
+        if self._turn:
             return False
-        self._turn = (self._turn + 1) % STEPS
-        if self._turn >= steps:
-            return False
-        self._counts[position].inc()
+        self._count()
         return True
-
-
-def _steps(standing_s: float) -> int:
-    """Return by how many steps to refuse more."""
-    if standing_s > TOO_LATE_S:
-        return 1
-    if standing_s < _IDLE_S:
-        return -2
-    return -1 if standing_s < _EASY_S else 0
