@@ -18,7 +18,8 @@ import httpx2
 import traffic_manager
 from tests.servers.ports import HOST, free_port
 
-START_TIMEOUT_S = 30.0
+# A start is a second of work, and a busy machine may take long to find it.
+START_TIMEOUT_S = 90.0
 # The servers run the code that the tests import: `tests.promises.seeded` tests copies of the tree.
 SOURCE = str(Path(traffic_manager.__file__).parents[1])
 Found = TypeVar("Found")
@@ -26,7 +27,7 @@ Found = TypeVar("Found")
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 
 
-def wait_until(condition: Callable[[], Found], timeout_s: float = 10.0, what: str = "the condition") -> Found:
+def wait_until(condition: Callable[[], Found], timeout_s: float = 30.0, what: str = "the condition") -> Found:
     """Return the first true value of *condition*, asked every 20 ms. Fails the test when time is up."""
     deadline = time.monotonic() + timeout_s
     while True:

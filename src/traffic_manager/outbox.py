@@ -19,6 +19,7 @@ from traffic_manager.errors import StartRefused
 from traffic_manager.monitoring.health import CheckResult, CheckStatus
 from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.spans import Kind
+from traffic_manager.traces import recorder_of
 
 if TYPE_CHECKING:
     from traffic_manager.events.replay import Replayed
@@ -51,15 +52,9 @@ class Outbox:
         self._connect = partial(KafkaProducer, settings)
         holder = f"{socket.gethostname()}:{os.getpid()}"
         self._retell = partial(Retelling, SqlTelling(database), partial(TopicReader, settings))
-        record = (
-            None
-            if tracing is None
-            else tracing.recorder(
-                f"send {settings.route_events_topic}",
-                Kind.PRODUCER,
-                {"messaging.system": "kafka", "messaging.destination.name": settings.route_events_topic},
-            )
-        )
+        topic = settings.route_events_topic
+        facts = {"messaging.system": "kafka", "messaging.destination.name": topic}
+        record = recorder_of(tracing, f"send {topic}", Kind.PRODUCER, facts)
         self._relay = Relay(
             self._leases, self._feed, self._connect, self._retell, metrics, holder, record=record
         )

@@ -1,4 +1,4 @@
-"""Opens what makes the spans of a process, if the settings ask for traces."""
+"""Opens what makes the spans of a process, if the settings ask for traces; for workers and the relay."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from traffic_manager.config.settings import TracesSettings
 from traffic_manager.errors import StartRefused
 from traffic_manager.monitoring.metrics import Metrics
+from traffic_manager.monitoring.spans import Facts, Kind, Record
 
 if TYPE_CHECKING:
     from traffic_manager.monitoring.tracing import Tracing
@@ -28,6 +29,11 @@ def open_tracing(settings: TracesSettings, metrics: Metrics) -> Tracing | None:
         Sampling(settings.ratio, heeds_parent=settings.heeds_parent),
         metrics,
     )
+
+
+def recorder_of(tracing: Tracing | None, name: str, kind: Kind, facts: Facts) -> Record | None:
+    """Return what tells of something that is over as a span; None if there are no traces."""
+    return None if tracing is None else tracing.recorder(name, kind, facts)
 
 
 def check_library(settings: TracesSettings) -> None:

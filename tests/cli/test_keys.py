@@ -151,6 +151,7 @@ def test_last_key_lost_is_no_end(node: Node, admin: str) -> None:
         ("create", "--grant", "viewer:a"),
         ("create", "--grant", "viewer:a/b/c"),
         ("create", "--role", "viewer", "--owner", "no name"),
+        ("revoke", "tmk_3fPq9ZxW1kLm_" + 43 * "a" + "_0aB1cD"),
     ],
 )
 def test_wrong_use_is_told_before_anything_is_made(tmp_path: Path, words: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from traffic_manager.access.credentials import Credential
 from traffic_manager.monitoring.log_lines import MAX_LINE_BYTES, ConsoleLines, json_line
 
 FACTS = {"event": "route_activated", "level": "info", "logger": "a.b", "timestamp": "2025-01-01T00:00:00Z"}
@@ -34,6 +35,13 @@ def test_time_level_logger_and_event_come_first() -> None:
 def test_plain_facts_keep_their_types() -> None:
     assert a_line(revision=5, ok=True, none=None, seconds=0.5, names=["a"])["names"] == ["a"]
     assert a_line(revision=5)["revision"] == 5
+
+
+def test_of_an_api_key_only_the_public_part_is_told() -> None:
+    key = str(Credential.new())
+    for text in (f"/api/v1/keys/{key}/revoke", f"{'x' * 1000}{key}", f"{key}{key}"):
+        for line in (json_line({**FACTS, "path": text}), ConsoleLines(False)({**FACTS, "path": text})):
+            assert (key[:17].encode() + b"***" in line, key[17:22].encode() in line) == (True, False)
 
 
 def test_what_json_does_not_know_becomes_text() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.node import Node, a_key, a_route, path_of, resolve, wait_until
 from tests.traces.collector import Collector, Seen, a_collector
+from traffic_manager.access.credentials import Credential
 
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 RESOLVE = "GET /api/v1/routes/resolve"
@@ -103,6 +104,16 @@ def test_a_read_of_the_database_is_a_part_of_its_request(client: httpx2.Client, 
     client.get("/api/v1/routes", headers=a_parent())
     (request,), (read,) = collector.wait_for("GET /api/v1/routes"), collector.wait_for("store.page")
     assert (read.trace_id, read.parent_id) == (TRACE_ID, request.span_id)
+
+
+def test_an_api_key_in_a_path_is_told_to_nobody(
+    client: httpx2.Client, node: Node, collector: Collector
+) -> None:
+    key = str(Credential.new())
+    client.post(f"/api/v1/keys/{key}/revoke")
+    (span,) = collector.wait_for("POST /api/v1/keys/{key_id}/revoke")
+    assert span.facts["url.path"] == f"/api/v1/keys/{key[:17]}***/revoke"
+    assert key[17:60] not in wait_until(lambda: log if f"{key[:17]}***" in (log := node.log()) else "")
 
 
 def test_spans_say_what_they_are_of_and_go_with_the_headers_that_were_set(

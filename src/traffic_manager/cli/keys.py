@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 import typer
 
 from traffic_manager.access import permissions
+from traffic_manager.access.credentials import is_key_id
 from traffic_manager.access.permissions import ANY, Role
 from traffic_manager.cli import options, output
 from traffic_manager.cli.exits import FAILED, NOT_FOUND, Failure, tell, told
@@ -30,6 +31,13 @@ def _place(param: typer.CallbackParam, value: str) -> str:
     return value
 
 
+def _key_id(value: str) -> str:
+    if not is_key_id(value):
+        # Whole keys are given by mistake, and would stand in the path of a request.
+        raise typer.BadParameter("must be the 12 characters that `keys list` shows, not the key itself")
+    return value
+
+
 def _owner(value: str | None) -> str | None:
     problem = None if value is None else name_problem("owner", value)
     if problem:
@@ -46,7 +54,10 @@ def _written_grant(text: str) -> tuple[str, str, str]:
 
 
 KeyId = Annotated[
-    str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="ID", callback=_key_id, help="The key's id, as `keys list` shows it.", show_default=False
+    ),
 ]
 Owner = Annotated[
     str | None, typer.Option("--owner", callback=_owner, help="Who will hold it. Default: you.")

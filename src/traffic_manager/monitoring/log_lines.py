@@ -1,7 +1,8 @@
 """Turns the facts of one event into one line of at most 8 KiB, whatever the facts hold; never raises.
 
 Long text is shortened and says by how much; line breaks, terminal controls and characters that reorder text
-are escaped, so that no value can forge a line or drive a terminal.
+are escaped, so that no value can forge a line or drive a terminal. Of an API key that somebody has written where it
+does not belong, such as in a path, only the public part stays.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _ESSENTIAL = (*_FIRST, "correlation_id", "exception")
 _LIMITS = (1024, 128)
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
 # In UTF-8: DEL, C1 controls, the Unicode line separators, and the marks that reverse the order of text.
+_KEY = re.compile(rb"(tmk_[0-9A-Za-z]{12}_)\w+", re.ASCII)
 _TRAPS = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
 # Any: the value of a fact may be anything that somebody logged.
@@ -33,8 +35,13 @@ def json_line(facts: EventDict) -> bytes:
     for limit in _LIMITS:
         line = _json({name: _shortened(name, fact, limit) for name, fact in ordered.items()})
         if len(line) < MAX_LINE_BYTES:
-            return line
-    return _json(_essential(ordered))
+            return without_keys(line)
+    return without_keys(_json(_essential(ordered)))
+
+
+def without_keys(text: bytes) -> bytes:
+    """Return *text* without the secrets of API keys in it."""
+    return _KEY.sub(rb"\1***", text) if b"tmk_" in text else text
 
 
 class ConsoleLines:
@@ -47,8 +54,8 @@ class ConsoleLines:
         ordered = _ordered(facts)
         for limit in _LIMITS:
             if len(line := self._line(ordered, limit)) < MAX_LINE_BYTES:
-                return line
-        return self._line(_essential(ordered), _LIMITS[-1])[: MAX_LINE_BYTES - 1]
+                return without_keys(line)
+        return without_keys(self._line(_essential(ordered), _LIMITS[-1])[: MAX_LINE_BYTES - 1])
 
     def _line(self, facts: Facts, limit: int) -> bytes:
         shown = {name: _shortened(name, fact, limit) for name, fact in facts.items()}

@@ -37,6 +37,7 @@ from opentelemetry.trace import Span as LibrarySpan
 
 from traffic_manager import __version__
 from traffic_manager.monitoring.label_values import Outcome
+from traffic_manager.monitoring.log_lines import without_keys
 from traffic_manager.monitoring.metrics import Metrics
 from traffic_manager.monitoring.spans import Facts, Kind, Parent, Record, Span, parent_in
 
@@ -133,7 +134,7 @@ class _Span:
             {
                 "http.request.method": method,
                 "http.route": endpoint,
-                "url.path": path,
+                "url.path": without_keys(path.encode()).decode(),
                 "http.response.status_code": status,
                 "traffic_manager.correlation_id": correlation_id,
             }

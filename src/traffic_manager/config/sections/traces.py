@@ -19,8 +19,9 @@ class TracesSettings(Section):
         "none", description="`otlp`: tell a collector of requests, as traces; see docs/traces.md."
     )
     sdk_disabled: bool = Field(False, description="No traces, whatever `OTEL_TRACES_EXPORTER` says.")
-    exporter_otlp_endpoint: Annotated[str, Field(pattern=r"^https?://")] = Field(
-        "http://localhost:4318", description="The collector's URL, to which `/v1/traces` is added."
+    exporter_otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^/@]+(/[^@]*)?$")] = Field(
+        "http://localhost:4318",
+        description="The collector's URL, without a user or a secret in it, to which `/v1/traces` is added.",
     )
     exporter_otlp_protocol: Literal["http/protobuf"] = Field(
         "http/protobuf", description="How it is spoken to: by no other protocol."
