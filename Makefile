@@ -150,7 +150,7 @@ dist: install $(BOM)/installed
 	@$(PIP) --python $(BOM)/of/bin/python install --require-hashes -r requirements.txt
 	@$(PIP) --python $(BOM)/of/bin/python install --no-deps $(DIST)/*.whl
 	@$(PIP) --python $(BOM)/of/bin/python uninstall --yes uv-build
-	@$(BOM)/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
+	@$(BOM)/bin/cyclonedx-py environment --output-reproducible --gather-license-texts --pyproject pyproject.toml \
 		-o $(DIST)/traffic-manager.cdx.json $(BOM)/of/bin/python
 	@ls $(DIST)
 
