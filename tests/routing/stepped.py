@@ -26,8 +26,9 @@ class Post:
         self.is_slow = False
         self.waiting: list[asyncio.Future[None]] = []
 
-    async def carry(self, reply: Result) -> Result:
-        if self.is_slow:
+    async def carry(self, reply: Result, *, is_slow: bool | None = None) -> Result:
+        """Return *reply* when it has arrived. *is_slow*: not as it is now."""
+        if self.is_slow if is_slow is None else is_slow:
             arrival = asyncio.get_running_loop().create_future()
             self.waiting.append(arrival)
             await arrival
@@ -39,9 +40,24 @@ class SlowReads(Bulkhead):
 
     def __init__(self, post: Post) -> None:
         self._post = post
+        self.patience_s = float("inf")
+        self._is_next_slow: list[bool] = []
 
     async def run(self, work: Callable[[], Result]) -> Result:
         return await self._post.carry(work())
+
+    async def thread_ahead(self) -> None:
+        """A thread comes free with a delivery, too, before the work begins."""
+        is_slow = self._post.is_slow
+        await self._post.carry(None)
+        self._is_next_slow.append(is_slow)
+
+    def begin(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
+        """Do the work at once; it arrives as slowly as its thread came free."""
+        return asyncio.ensure_future(self._arrive(work, is_slow=self._is_next_slow.pop()))
+
+    async def _arrive(self, work: Callable[[], Result], *, is_slow: bool) -> Result:
+        return await self._post.carry(work(), is_slow=is_slow)
 
 
 class SteppedFollower(Follower):

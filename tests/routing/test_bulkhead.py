@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from collections.abc import Callable
 from functools import partial
+from typing import Any, TypeVar
 
 import pytest
 
@@ -13,6 +15,7 @@ from tests.routing.builders import on_a_loop
 from traffic_manager.errors import Busy
 from traffic_manager.routing.bulkhead import Bulkhead
 
+Result = TypeVar("Result")
 REQUEST = contextvars.ContextVar("request", default="none")
 
 
@@ -94,4 +97,54 @@ async def test_caller_who_goes_away_at_any_moment_is_let_go(turns: int) -> None:
 async def test_more_callers_than_threads_take_turns() -> None:
     bulkhead = Bulkhead("read", 2, 5.0)
     assert await asyncio.gather(*(bulkhead.run(partial(abs, n)) for n in range(50))) == list(range(50))
+    bulkhead.close()
+
+
+async def ahead(bulkhead: Bulkhead, work: Callable[[], Result]) -> Result:
+    """Return what *work* returns, which does not wait behind others."""
+    await bulkhead.thread_ahead()
+    return await bulkhead.begin(work)
+
+
+@on_a_loop
+async def test_thread_that_cannot_be_started_leaves_its_place_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    bulkhead = Bulkhead("read", 1, 0.3)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _no_thread)
+        with pytest.raises(RuntimeError):
+            await bulkhead.run(lambda: None)
+    assert await bulkhead.run(lambda: 7) == 7
+    bulkhead.close()
+
+
+def _no_thread(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+@on_a_loop
+async def test_who_goes_ahead_waits_for_one_of_the_others_at_most() -> None:
+    bulkhead, done, began = Bulkhead("read", 1, 5.0), threading.Event(), list[str]()
+    running: list[asyncio.Future[Any]] = [
+        asyncio.ensure_future(bulkhead.run(done.wait))
+    ]  # Any: of no interest
+    running += [asyncio.ensure_future(bulkhead.run(partial(began.append, f"other {n}"))) for n in range(3)]
+    await asyncio.sleep(0)
+    going_ahead = asyncio.ensure_future(ahead(bulkhead, partial(began.append, "ahead")))
+    await asyncio.sleep(0)
+    done.set()
+    await asyncio.gather(*running, going_ahead)
+    assert began == ["other 0", "ahead", "other 1", "other 2"]
+    bulkhead.close()
+
+
+@on_a_loop
+async def test_who_goes_ahead_is_refused_in_time_too() -> None:
+    bulkhead, done = Bulkhead("read", 1, 0.02), threading.Event()
+    running = asyncio.ensure_future(bulkhead.run(done.wait))
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        await bulkhead.thread_ahead()
+    done.set()
+    await running
+    assert await ahead(bulkhead, partial(int, 7)) == 7
     bulkhead.close()

@@ -14,6 +14,7 @@ from typing import Any
 from traffic_manager.errors import SourceUnavailable
 from traffic_manager.routing.bulkhead import Bulkhead
 from traffic_manager.routing.follower import Follower
+from traffic_manager.routing.look_ups import LookUps
 from traffic_manager.routing.mirror import Mirror
 from traffic_manager.routing.model import Position, RouteKey
 from traffic_manager.routing.ports import CachedRoute, Entry, Head, RouteCache, RouteStore, Sighting
@@ -67,8 +68,7 @@ class Resolver:
         self._mirror = mirror
         self._follower = follower
         self._cache = cache
-        self._store = store
-        self._reads = reads
+        self._look_ups = LookUps(store, reads)
         self._unknown_names = unknown_names
         self._flights: dict[RouteKey, asyncio.Task[Fill]] = {}
         self._puts: set[asyncio.Task[None]] = set()
@@ -181,7 +181,7 @@ class Resolver:
 
     async def _look_up(self, key: RouteKey) -> Fill:
         history = self._mirror.histories
-        sighting = await self._reads.run(lambda: self._store.look_up([key]))
+        sighting = await self._look_ups.look_up(key)
         if self._cache and not self._mirror.is_complete:
             self._in_background(self._cache.put(key, _cached(key, sighting)))
         return history, sighting
