@@ -12,6 +12,7 @@ from typing import Any
 
 from uvicorn.protocols.utils import get_remote_addr
 
+from traffic_manager.api.acceptor import AT_ONCE
 from traffic_manager.api.access import HEALTH
 from traffic_manager.api.connection import Connection
 from traffic_manager.api.origin import TrustedProxies, place_of
@@ -21,8 +22,8 @@ from traffic_manager.errors import RequestRefused, TooManyConnections, TooManyOf
 from traffic_manager.monitoring.metrics import Metrics
 
 # Open files of a worker beside its clients' and the pool's: metrics, logs, Redis, Kafka, the follower, and clients
-# who are being told that there is no room.
-_OWN_FILES = 128
+# who are being told that there is no room, or cut: those of two rounds of the event loop.
+_OWN_FILES = 128 + 2 * AT_ONCE
 _SURPLUS = 32
 # With fewer nobody could be served at all.
 _LEAST = 16
@@ -121,9 +122,14 @@ class Arrival(BaseProtocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override] # as uvicorn does
         """Hand the connection on."""
-        protocol = self._protocol_of(transport)
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
+        try:
+            protocol = self._protocol_of(transport)
+            transport.set_protocol(protocol)
+            protocol.connection_made(transport)
+        except BaseException:
+            # Left to the garbage collector, its file would be closed twice: the second time it may be another's.
+            transport.abort()
+            raise
 
 
 class SurplusConnection(Connection):

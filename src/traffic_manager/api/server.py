@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from functools import partial
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvicorn
 
+from traffic_manager.api.acceptor import Acceptor
 from traffic_manager.api.admission import Admission, most_connections, most_of_address
 from traffic_manager.api.backlog import all_accepted, take_no_more
 from traffic_manager.api.connection import CLOSE
@@ -73,6 +74,8 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 backlog=_BACKLOG,
                 timeout_graceful_shutdown=int(FINISH_S),
+                # A request that was sent behind another begins where that one ends: not as a part of it.
+                reset_contextvars=True,
             )
         )
         self._drain_s = drain_s
@@ -90,6 +93,18 @@ class Server(uvicorn.Server):
     def serve_on(self, listener: socket.socket) -> None:
         """Serve the connections of *listener* until told to stop."""
         self.run(sockets=[listener])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept. uvicorn itself would have uvloop do that, one in a round."""
+        await super().startup([])
+        create_protocol = partial(
+            cast("Protocol", self.config.http_protocol_class),
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        # All that uvicorn does with its servers is to close them.
+        self.servers = [Acceptor(listener, create_protocol) for listener in sockets or []]  # type: ignore[misc]
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -130,6 +145,10 @@ class Server(uvicorn.Server):
             if self._is_node_stopping():
                 take_no_more(listener)
             await all_accepted(listener)
+        # uvicorn tells those of the end who are connected by now: none may be on its way.
+        for acceptor in self.servers:
+            acceptor.close()
+            await acceptor.wait_closed()
         if self._handshakes is not None:
             await self._handshakes.finished(_HANDS_S)
         await super().shutdown(sockets)
