@@ -9,9 +9,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from time import monotonic, sleep
+from typing import Any
 
 import orjson
 import pytest
+from structlog.contextvars import get_contextvars
 
 from tests.api.test_lane import a_request, target_of
 from tests.api.twins import EPOCH, Twin, Twins, all_of, comparable, the_twins
@@ -24,6 +26,7 @@ from traffic_manager.api.connection import (
     MAX_TARGET_BYTES,
     Connection,
 )
+from traffic_manager.monitoring.middleware import RequestMonitoring
 
 ASK = a_request(target_of())
 ASK_FASTAPI = a_request(target_of(), ("Cache-Control", "max-age=60"))
@@ -318,6 +321,30 @@ class TestOrder:
             sending.join()
         assert re.findall(rb"x-correlation-id: n-(\d+)\r\n", answer) == [b"%d" % n for n in range(many)]
         assert len(statuses(answer)) == many + 1
+
+    def test_a_request_is_no_part_of_the_one_that_it_was_sent_behind(
+        self, server: Twin, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        began_with: list[dict[str, object]] = []
+        call = RequestMonitoring.__call__
+
+        async def noting(monitoring: RequestMonitoring, *request: Any) -> None:  # Any: scope, receive, send
+            began_with.append(get_contextvars())
+            await call(monitoring, *request)
+
+        monkeypatch.setattr(RequestMonitoring, "__call__", noting)
+        server.exchange(ASK_FASTAPI * 3)
+        assert began_with == [{}] * 3
+
+    def test_a_request_that_was_answered_early_has_no_second_answer_if_its_body_is_broken(
+        self, server: Twin
+    ) -> None:
+        head = b"POST /nowhere HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with server.connect() as connection:
+            connection.sendall(head)
+            answer = connection.recv(65536)
+            connection.sendall(b"no number\r\n")
+            assert statuses(answer + all_of(connection)) == [404]
 
     def test_whoever_asks_for_much_at_once_lets_others_have_their_turn(
         self, twins: Twins, monkeypatch: pytest.MonkeyPatch

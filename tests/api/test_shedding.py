@@ -10,13 +10,14 @@ import pytest
 
 from tests.api.calls import ROUTES
 from tests.api.test_lane import a_request, target_of
-from tests.api.twins import Twin, Twins, the_twins
+from tests.api.twins import Twin, Twins, all_of, the_twins
 from traffic_manager.api.shedding import load_of
 from traffic_manager.monitoring.label_values import Load
 
 PROBES = ["/health", "/health/live", "/health/ready"]
 KINDS = [
-    *[("GET", path, None) for path in (*PROBES, "/metrics")],
+    *[(method, path, None) for path in (*PROBES, "/metrics") for method in ("GET", "HEAD")],
+    ("POST", "/health/live", Load.WRITES),
     ("GET", f"{ROUTES}/resolve", Load.MISSES),
     ("POST", f"{ROUTES}/resolve", Load.MISSES),
     ("POST", ROUTES, Load.WRITES),
@@ -151,3 +152,28 @@ def test_requests_that_end_a_connection_or_want_no_body_are_refused_alike(twins:
         answer = server.exchange(last)
     assert statuses(answer) == [503]
     assert answer.endswith(b"\r\n\r\n") == last.startswith(b"HEAD")
+
+
+@pytest.mark.parametrize("before", [b"", KNOWN], ids=["first", "second"])
+def test_request_for_another_protocol_is_refused_alike_and_ends_the_connection(
+    twins: Twins, before: bytes
+) -> None:
+    upgrade = a_request(ROUTES, ("Connection", "Upgrade"), ("Upgrade", "h2c"))
+    with overloaded(twins.lane) as server, server.connect() as client:
+        client.sendall(before + upgrade)
+        answer = all_of(client)
+    assert statuses(answer)[-1] == 503
+    assert b"connection: close" in answer
+
+
+@pytest.mark.parametrize("path", [f"{ROUTES}/batch", "/nowhere"])
+def test_request_that_was_answered_has_no_second_answer_if_its_body_is_broken(
+    twins: Twins, path: str
+) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    with overloaded(twins.lane) as server, server.connect() as client:
+        client.sendall(head)
+        answer = client.recv(65536)
+        client.sendall(b"no number\r\n")
+        answer += all_of(client)
+    assert statuses(answer) == [503]

@@ -132,6 +132,47 @@ async def test_a_kind_whose_turn_never_comes_is_refused_at_once_but_for_one_that
 
 
 @on_a_loop
+async def test_who_comes_because_another_was_refused_has_a_turn(worker: Worker) -> None:
+    worker.come(MISSES, AT_ONCE)
+    for _ in range(2):
+        worker.turns.take(WRITES, lambda: None, lambda: worker.come(MISSES))
+    await worker.rounds(PATIENCE_ROUNDS, 0.5 * PATIENCE_S)
+    worker.begun.clear()
+    await worker.a_round(PATIENCE_S)  # both writes are late, and nobody else is there
+    await worker.a_round()
+    assert worker.begun == [MISSES] * 2
+
+
+def _bug() -> None:
+    raise ZeroDivisionError
+
+
+@on_a_loop
+async def test_one_that_fails_takes_nobodys_turn(worker: Worker) -> None:
+    worker.come(MISSES, AT_ONCE)
+    worker.turns.take(WRITES, lambda: None, _bug)
+    worker.come(LISTS)
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+    await worker.rounds(PATIENCE_ROUNDS, 0.5 * PATIENCE_S)
+    await worker.a_round(PATIENCE_S)
+    await worker.a_round()
+    assert (worker.turns.may_refuse, worker.refused) == (False, [LISTS])
+
+
+@on_a_loop
+async def test_what_was_too_much_once_is_forgotten_when_all_begin_at_once_again(worker: Worker) -> None:
+    worker.come(MISSES, AT_ONCE)
+    worker.come(LISTS)
+    await worker.rounds(PATIENCE_ROUNDS + 1, 1.1 * PATIENCE_S)
+    assert worker.refused == [LISTS]
+    await worker.a_round()
+    worker.come(LISTS)
+    await worker.a_round()
+    worker.come(LISTS, PATIENCE_ROUNDS * AT_ONCE)
+    assert worker.refused == [LISTS]
+
+
+@on_a_loop
 async def test_when_the_flood_ends_all_are_taken_again(worker: Worker) -> None:
     worker.come(LISTS, 100 * AT_ONCE)
     for _ in range(2 * PATIENCE_ROUNDS):

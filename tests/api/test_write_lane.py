@@ -25,6 +25,7 @@ from structlog.testing import capture_logs
 from tests.access.builders import PEPPER, stored
 from tests.api.calls import ROUTES, a_fresh_key
 from tests.api.twins import TIMEOUT_S, FakeFollower, Twin, a_limiter, all_of, comparable, in_lanes
+from tests.monitoring.exposition import values
 from tests.node import Json, a_key, path_of, wait_until
 from tests.routing.memory_store import MemoryStore
 from traffic_manager.access.credentials import Credential
@@ -416,6 +417,30 @@ def test_a_change_whose_caller_goes_away_is_made_and_counted_alike(twins: Twins)
     assert [len(store_of(twin).log()) for twin in twins.all] == [1, 1]
     wait_until(lambda: _counts(twins.lane) == _counts(twins.documented), what="the same counts")
     assert twins.lane.exchange(PLAIN[-1]).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_change_whose_caller_goes_away_before_its_turn_is_not_made_but_counted(twins: Twins) -> None:
+    for twin in twins.all:
+        with twin.without_turns(), twin.connect() as connection:
+            connection.sendall(PLAIN[0])
+            wait_until(partial(_has_waiting, twin), what="the change to wait")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
+            connection.close()
+            wait_until(partial(_has_no_connection, twin), what="the reset")
+        wait_until(partial(_has_counted_gone, twin), what="the count")
+        twin.parts.registry.stop()
+        assert store_of(twin).head.revision == 0
+
+
+def _has_waiting(twin: Twin) -> bool:
+    return twin.turns.may_refuse
+
+
+def _has_counted_gone(twin: Twin) -> bool:
+    """Return whether one request was counted in all, with this status."""
+    counted = values(twin.parts.metrics.render()).items()
+    requests = [name for name, count in counted if name.startswith("api_requests_total{") and count]
+    return [re.findall(r'status_code="(\d+)"', name) for name in requests] == [["499"]]
 
 
 def test_changes_that_wait_too_long_for_their_turn_are_refused_alike_and_not_made(twins: Twins) -> None:

@@ -80,6 +80,10 @@ class TimedTurns(Turns):
         """Let so many begin in a round, which takes *round_s*: without it nobody waits too long."""
         self._round_s, self._at_once = round_s, at_once
 
+    def go_on(self) -> None:
+        """Let those begin who wait."""
+        self._next_round()
+
     def _next_round(self) -> None:
         self._now += self._round_s
         super()._next_round()
@@ -130,6 +134,8 @@ class Twin:
         """Return all that is answered to *parts*, each sent when the one before has been read, and nothing more
         after them."""
         with self.connect() as connection:
+            with self._reading:  # another client may have had the same port
+                self._read_bytes.pop(connection.getsockname(), None)
             sent = 0
             for part in parts[:-1]:
                 connection.sendall(part)
@@ -153,6 +159,16 @@ class Twin:
             yield self
         finally:
             self.turns.pace()
+
+    @contextmanager
+    def without_turns(self) -> Iterator[Twin]:
+        """Let requests wait for their turn until the block ends."""
+        self.turns.pace(at_once=0)
+        try:
+            yield self
+        finally:
+            self.turns.pace()
+            self.connections[-1].loop.call_soon_threadsafe(self.turns.go_on)
 
     def answers_together(self, requests: Sequence[bytes]) -> list[bytes]:
         """Return the answers to *requests* that come at the same time, each on a connection of its own, in this

@@ -29,9 +29,13 @@ from traffic_manager.api.problems import Headers, instance_of, render
 from traffic_manager.api.shedding import load_of
 from traffic_manager.api.turns import Turns
 from traffic_manager.errors import Overloaded, RequestRefused
-from traffic_manager.monitoring.label_values import Load
 from traffic_manager.monitoring.metrics import UNMATCHED, Metrics
-from traffic_manager.monitoring.middleware import CORRELATION_HEADER, SHED, correlation_id
+from traffic_manager.monitoring.middleware import (
+    CLIENT_CLOSED_REQUEST,
+    CORRELATION_HEADER,
+    SHED,
+    correlation_id,
+)
 
 KEEP_ALIVE_S = 30.0
 HEAD_S = 5.0
@@ -84,6 +88,7 @@ class Connection(HttpToolsProtocol):
         "_in_body",
         "_is_ours",
         "_is_over",
+        "_is_shed",
         "_metrics",
         "_on_gone",
         "_refusal",
@@ -112,6 +117,7 @@ class Connection(HttpToolsProtocol):
         self.on_lost: Callable[[], None] | None = None  # who wants to know that it has ended
         self._is_over = False  # nothing more is read; when all is answered, it closes
         self._is_ours = False  # the application has the message at hand
+        self._is_shed = False  # it was refused when its head was parsed
         self._in_body = False
         self._on_gone: Callable[[], None] | None = None  # of an answer under way that has no end
         self._has_answered = False
@@ -191,7 +197,7 @@ class Connection(HttpToolsProtocol):
         """Take note; the scope is made when it is known that one is needed."""
         self.url = b""
         self.headers = []
-        self.is_between = self._is_ours = self._in_body = False
+        self.is_between = self._is_ours = self._is_shed = self._in_body = False
         self._fed_bytes = 0
         self._began = self.loop.time()
 
@@ -238,7 +244,9 @@ class Connection(HttpToolsProtocol):
         """Refuse the request here if there is too much of its kind and it is an ordinary one: as the application
         would, at a tenth of the cost. What follows of it is read and dropped."""
         method = self.parser.get_method().decode()
-        if self.is_waiting or method == "HEAD" or not self.parser.should_keep_alive():
+        if self.is_waiting or method == "HEAD" or self.parser.should_upgrade():
+            return False
+        if not self.parser.should_keep_alive():
             return False
         path = self.url.partition(b"?")[0].decode("latin-1")
         load = load_of(method, path)
@@ -246,6 +254,7 @@ class Connection(HttpToolsProtocol):
             return False
         self.transport.write(self._rendered(Overloaded(), is_counted=True))
         self.answered()
+        self._is_shed = True
         return True
 
     # For the lanes.
@@ -319,14 +328,16 @@ class Connection(HttpToolsProtocol):
         elif self._turns.may_refuse and self._turns.refuses(load):
             _refuse_in(cycle, start)
         else:
-            self.await_turn(load, cycle, start, partial(_refuse_in, cycle, start))
+            begin = partial(self._begin_in_turn, cycle, start, self.loop.time())
+            self._turns.take(load, begin, partial(_refuse_in, cycle, begin))
 
-    def await_turn(
-        self, load: Load, cycle: RequestResponseCycle, begin: Callable[[], None], refuse: Callable[[], None]
-    ) -> None:
-        """Call *begin* when it is the turn of *cycle*, or *refuse* if that takes too long; neither if its client has
-        gone by then."""
-        self._turns.take(load, partial(_for_client_of, cycle, begin), partial(_for_client_of, cycle, refuse))
+    def _begin_in_turn(self, cycle: RequestResponseCycle, start: Callable[[], None], since: float) -> None:
+        """Have the application answer, unless the client went away while it waited for its turn."""
+        if cycle.disconnected:
+            method, waited_s = cycle.scope["method"], self.loop.time() - since
+            self._metrics.observe_request(method, UNMATCHED, CLIENT_CLOSED_REQUEST, waited_s)
+        else:
+            start()
 
     # Parsing.
 
@@ -426,8 +437,9 @@ class Connection(HttpToolsProtocol):
         self._is_over = True
         self._disarm()
         is_torn = self._in_body and self._is_ours and self.is_waiting
-        if is_torn and self.cycle.response_started:
-            self.transport.close()
+        is_answered = self._in_body and (self._is_shed or (self._is_ours and not self.is_waiting))
+        if is_answered or (is_torn and self.cycle.response_started):
+            self.transport.close()  # a request has one answer
             return
         self._refusal = self._rendered(error, is_counted=not is_torn, is_last=True)
         if is_torn:
@@ -514,11 +526,6 @@ def _refuse_in(cycle: RequestResponseCycle, start: Callable[[], None]) -> None:
     """Have the application refuse what it would have answered."""
     cycle.scope["state"][SHED] = True
     start()
-
-
-def _for_client_of(cycle: RequestResponseCycle, act: Callable[[], None]) -> None:
-    if not cycle.disconnected:
-        act()
 
 
 def as_bytes(status: int, headers: Headers, body: bytes) -> bytes:

@@ -25,11 +25,12 @@ _BATCH_PATH = "/api/v1/routes/batch"
 
 def load_of(method: str, path: str) -> Load | None:
     """Return what kind of load a request is; None for probes and scrapes, which are never refused."""
-    if path in _NEVER:
+    is_read = method in ("GET", "HEAD")
+    if path in _NEVER and is_read:
         return None
     if path == RESOLVE_PATH:
         return Load.MISSES  # the lane has answered what memory knows
-    if method in ("GET", "HEAD") or path == _BATCH_PATH:
+    if is_read or path == _BATCH_PATH:
         return Load.LISTS
     return Load.WRITES
 

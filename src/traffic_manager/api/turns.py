@@ -23,8 +23,8 @@ PATIENCE_S = 0.1
 PATIENCE_ROUNDS = 8
 # Who comes while the first of its kind has waited for this part of that would wait too long: it is told so at once.
 _HOPELESS = 0.5
-# Of 0.3 ms of the loop each: a round of 5 ms.
-AT_ONCE = 16
+# Of 0.3 ms of the loop each. An answer takes several rounds, so that long rounds make late answers.
+AT_ONCE = 8
 _ORDER = (Load.MISSES, Load.WRITES, Load.LISTS)
 
 
@@ -78,17 +78,23 @@ class Turns:
     def take(self, load: Load, begin: Callable[[], None], refuse: Callable[[], None]) -> None:
         """Call *begin* when it is the turn of this request: at once, in good times. Calls *refuse* when that takes
         too long."""
+        self._arm()
+        line = self._lines[load]
         if self._begun < self._at_once and not self._waiting:
-            self._begin(begin)
+            self._begin(line, begin)
         else:
             self._waiting += 1
-            self._lines[load].waiting.append(_Waiting(self._clock(), self._rounds, begin, refuse))
+            line.waiting.append(_Waiting(self._clock(), self._rounds, begin, refuse))
 
-    def _begin(self, begin: Callable[[], None]) -> None:
-        self._begun += 1
+    def _arm(self) -> None:
+        """See to it that there is another round."""
         if not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._next_round, context=self._context)
+
+    def _begin(self, line: _Line, begin: Callable[[], None]) -> None:
+        self._begun += 1
+        line.is_shut = False
         begin()
 
     def _next_round(self) -> None:
@@ -96,12 +102,12 @@ class Turns:
         self._begun, self._is_due = 0, False
         if not self._waiting:
             return
+        self._arm()  # before anybody is called, who may let another wait, or fail
         for line in self._lines.values():
             self._refuse_late(line)
             while line.waiting and self._begun < self._at_once:
-                line.is_shut = False
                 self._waiting -= 1
-                self._begin(line.waiting.popleft().begin)
+                self._begin(line, line.waiting.popleft().begin)
 
     def _refuse_late(self, line: _Line) -> None:
         while line.waiting and self._has_waited(line.waiting[0], 1.0):

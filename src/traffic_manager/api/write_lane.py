@@ -26,7 +26,7 @@ from traffic_manager.api.problems import Headers, instance_of, render, render_in
 from traffic_manager.api.writes import Rendered, operation_of, rendered
 from traffic_manager.errors import Overloaded, RateLimited, TrafficManagerError
 from traffic_manager.monitoring.label_values import Load
-from traffic_manager.monitoring.middleware import CORRELATION_HEADER, correlation_id
+from traffic_manager.monitoring.middleware import CLIENT_CLOSED_REQUEST, CORRELATION_HEADER, correlation_id
 from traffic_manager.monitoring.spans import Span
 from traffic_manager.routing.operations import Author, Operation, Verb
 from traffic_manager.routing.registry import Written
@@ -150,15 +150,20 @@ class PlainWrite(RequestResponseCycle):
         if operation is None:
             return False
         self._connection.stand_in(self)
-        submit = partial(self._submit, operation)
-        self._connection.await_turn(Load.WRITES, self, submit, self._refuse_late)
+        self._parts.turns.take(Load.WRITES, partial(self._submit, operation), self._refuse_late)
         return True
 
     def _submit(self, operation: Operation) -> None:
+        if self.disconnected:  # while it waited for its turn
+            self._record(CLIENT_CLOSED_REQUEST, is_shed=False)
+            return
         self._asked = perf_counter()
         self._parts.registry.submit(operation, self._author, self._on_committed)
 
     def _refuse_late(self) -> None:
+        if self.disconnected:
+            self._record(CLIENT_CLOSED_REQUEST, is_shed=False)
+            return
         self._send(self._refusal(Overloaded()), is_shed=True)
 
     def _as_operation(self) -> Operation | None:
