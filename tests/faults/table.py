@@ -13,6 +13,7 @@ from tests.faults import (
     of_host,
     of_kafka,
     of_load,
+    of_overload,
     of_processes,
     of_redis,
     of_retention,
@@ -27,12 +28,11 @@ _NOT_YET = "not built yet"
 _REASONS = {
     "F08": "two histories, of which this oracle judges one: tests/promises/test_forks.py",
     "F49": "no fault of its own: the row of the log is written with the change, and compared in every run",
-    "F62": "built, but not proven: beside other work a third of all probes came too late, see ADR 26",
 }
 _ROWS = (*range(1, 18), *range(20, 28), *range(30, 38), *range(40, 53), *range(60, 67))
 _ROOMS = (
     *(of_database, of_sqlite, of_redis, of_kafka, of_topic, of_retention),
-    *(of_processes, of_host, of_load, of_versions),
+    *(of_processes, of_host, of_load, of_overload, of_versions),
 )
 IDS = tuple(f"F{number:02}" for number in _ROWS)
 SCENARIOS: Mapping[str, Row] = {scenario.id: scenario for room in _ROOMS for scenario in room.SCENARIOS}

