@@ -36,28 +36,40 @@ class Post:
 
 
 class SlowReads(Bulkhead):
-    """Does the work at once, on this thread; the result arrives by *post*."""
+    """Does the work at once, on this thread; the result arrives by *post*. Of questions that are answered slowly so
+    many are under way; others wait, together, until the answer to one of them is delivered."""
+
+    THREADS = 2
 
     def __init__(self, post: Post) -> None:
         self._post = post
         self.patience_s = float("inf")
+        self._under_way = 0
         self._is_next_slow: list[bool] = []
+        self._waiting: list[asyncio.Future[None]] = []
 
     async def run(self, work: Callable[[], Result]) -> Result:
         return await self._post.carry(work())
 
     async def thread_ahead(self) -> None:
-        """A thread comes free with a delivery, too, before the work begins."""
         is_slow = self._post.is_slow
-        await self._post.carry(None)
+        while is_slow and self._under_way >= self.THREADS:
+            thread = asyncio.get_running_loop().create_future()
+            self._waiting.append(thread)
+            await thread
+        self._under_way += is_slow
         self._is_next_slow.append(is_slow)
 
     def begin(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
-        """Do the work at once; it arrives as slowly as its thread came free."""
         return asyncio.ensure_future(self._arrive(work, is_slow=self._is_next_slow.pop()))
 
     async def _arrive(self, work: Callable[[], Result], *, is_slow: bool) -> Result:
-        return await self._post.carry(work(), is_slow=is_slow)
+        try:
+            return await self._post.carry(work(), is_slow=is_slow)
+        finally:
+            self._under_way -= is_slow
+            while self._waiting:
+                self._waiting.pop().set_result(None)
 
 
 class SteppedFollower(Follower):
@@ -123,7 +135,7 @@ class SteppedLoop:
 
     def _run_until_idle(self) -> None:
         """Let everything run that waits for no delivery; raise what failed."""
-        for _ in range(12):
+        for _ in range(20):
             self._loop.run_until_complete(asyncio.sleep(0))
         for work in [work for work in self._begun if work.done()]:
             self._begun.remove(work)

@@ -237,6 +237,7 @@ class BoundedMirror(RuleBasedStateMachine):
         self.read(worker, key, is_slow=False, is_strong=is_strong)
         self.follow(worker)
         self.store.is_away = False
+        self.read(worker, key, is_slow=False)
 
     def see(self, worker: int, key: RouteKey) -> None:
         """Somebody reads or writes the route itself, and the resolver is told what was seen."""
