@@ -46,7 +46,7 @@ _WEDGED_S = 15.0
 _START_S = 5.0
 # For each node, beside the load of the table.
 _START_STATEMENTS = 21
-_FILES = 256
+_FILES = 384
 # More than two workers have room for, and not faster than those too many are sent away.
 _IDLE_CLIENTS = 300
 _BETWEEN_CLIENTS_S = 0.06

@@ -46,7 +46,7 @@ def test_soft_limit_of_open_files_is_raised_and_the_number_of_connections_told(t
             node.start()
         said = listening(node)
         assert said["open_files"] == min(hard, 2**20) > soft
-        assert said["connections"] == said["open_files"] - 6 - 128
+        assert said["connections"] == said["open_files"] - 6 - 256
 
 
 def test_more_connections_than_the_soft_limit_are_held_and_served(tmp_path: Path) -> None:
