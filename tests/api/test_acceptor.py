@@ -156,12 +156,15 @@ async def test_one_that_has_gone_already_keeps_nobody_waiting() -> None:
 
 @on_uvloop
 async def test_connection_that_cannot_be_made_is_closed() -> None:
-    def bug(_transport: asyncio.Transport) -> asyncio.BaseProtocol:
-        raise ZeroDivisionError
+    class Bug(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            made.append(transport)  # else the garbage collector would end it
+            raise ZeroDivisionError
 
+    made: list[asyncio.BaseTransport] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     with bind("127.0.0.1", 0) as listener, clients_of(listener, 1) as clients:
-        acceptor = Acceptor(listener, lambda: Arrival(bug))
+        acceptor = Acceptor(listener, lambda: Arrival(lambda _: Bug()))
         assert await asyncio.to_thread(_is_ended, clients[0])
         acceptor.close()
 

@@ -36,6 +36,7 @@ from traffic_manager.api.context import Parts
 from traffic_manager.api.lane import LaneConnection
 from traffic_manager.api.origin import TrustedProxies
 from traffic_manager.api.pages import PageTokens
+from traffic_manager.api.turns import PATIENCE_S
 from traffic_manager.config.loading import load_settings
 from traffic_manager.monitoring.access_log import AccessLog
 from traffic_manager.routing.bulkhead import Bulkhead
@@ -419,7 +420,10 @@ def test_a_change_whose_caller_goes_away_is_made_and_counted_alike(twins: Twins)
     assert twins.lane.exchange(PLAIN[-1]).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_change_whose_caller_goes_away_before_its_turn_is_not_made_but_counted(twins: Twins) -> None:
+@pytest.mark.parametrize("round_s", [0.0, PATIENCE_S], ids=["its turn comes", "it waits too long"])
+def test_a_change_whose_caller_goes_away_before_its_turn_is_not_made_but_counted(
+    twins: Twins, round_s: float
+) -> None:
     for twin in twins.all:
         with twin.without_turns(), twin.connect() as connection:
             connection.sendall(PLAIN[0])
@@ -427,6 +431,9 @@ def test_a_change_whose_caller_goes_away_before_its_turn_is_not_made_but_counted
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
             connection.close()
             wait_until(partial(_has_no_connection, twin), what="the reset")
+            if round_s:
+                twin.turns.pace(round_s, at_once=0)
+                wait_until(partial(_has_counted_gone, twin), what="the end of its wait")
         wait_until(partial(_has_counted_gone, twin), what="the count")
         twin.parts.registry.stop()
         assert store_of(twin).head.revision == 0
